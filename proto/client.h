@@ -1,0 +1,34 @@
+#ifndef PROTO_CLIENT_H
+#define PROTO_CLIENT_H
+
+/*
+ * The one nng client, of performerctl and of a worker's uplink. It sends a request and blocks for its
+ * answer, with a limit on time and size. Not for two threads at once.
+ */
+
+#include "proto/performer.pb-c.h"
+#include "proto/status.h"
+
+struct client;
+
+/* Makes a socket; the daemon need not be there yet. The client is the caller's, to be closed. */
+enum status client_open(const char *url, struct client **client, struct fault *fault);
+
+/*
+ * Sends and waits for the answer. ST_UNREACHABLE: no daemon at that URL, with its name and the cure in
+ * words; ST_TIMED_OUT: it is there and silent; otherwise the status that the daemon answered, its words in
+ * `fault`. On ST_OK the response is the caller's, freed with performer__response__free_unpacked.
+ */
+enum status client_call(struct client *client, Performer__Request *request, int timeout_ms,
+                        Performer__Response **response, struct fault *fault);
+
+void client_close(struct client *client);
+
+/* The URL used where none is given: $PERFORMERD_URL, else ipc://$XDG_RUNTIME_DIR/performerd.sock, else the
+ * socket in the default state directory. Written into `url`. */
+void client_default_url(char *url, size_t size);
+
+/* $XDG_STATE_HOME/performerd, else ~/.local/state/performerd. Written into `path`. */
+void default_state_directory(char *path, size_t size);
+
+#endif

@@ -1,0 +1,79 @@
+#ifndef WORKER_CHECKPOINT_H
+#define WORKER_CHECKPOINT_H
+
+/*
+ * Checkpoints: DIR/step-0000000500/ with model.safetensors, optimizer.safetensors, state.json and MANIFEST
+ * (name, size and XXH3 checksum of each file), which is written last. A checkpoint is written aside as
+ * DIR/.step-0000000500.NONCE, synced, renamed, and DIR synced; a reader takes none whose manifest does not match.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/performer.pb-c.h"
+#include "proto/safetensors.h"
+#include "proto/status.h"
+
+enum { APPLIED_ORDERS_MAX = 1024 };
+
+struct applied_order {
+    uint64_t id;
+    Performer__Order__Kind kind;
+    uint64_t step; /* took effect after it */
+};
+
+/* state.json: all of a run that is not a tensor. */
+struct checkpoint_state {
+    uint64_t step; /* updates done */
+    uint64_t seed;
+    uint64_t epoch, epoch_row; /* position in the data: follows from step, kept for people */
+    uint64_t draw;             /* number of the features in use */
+    uint64_t redraw_every;     /* 0: never */
+    uint64_t chain;            /* hash over every step's loss and gradient norm so far */
+    double best_valid_loss;    /* NaN: none yet */
+    uint64_t best_step;
+    size_t applied_count; /* orders that changed the weights, by step */
+    struct applied_order applied[APPLIED_ORDERS_MAX];
+};
+
+struct checkpoint_content {
+    const struct tensor_entry *model, *optimizer;
+    size_t model_count, optimizer_count;
+    const struct checkpoint_state *state;
+};
+
+/*
+ * Saves under `directory` and writes the path into `path`. Blocks until it is durable. `fence` (or NULL)
+ * is the file that holds the nonce of the attempt in force: where that is not `nonce`, nothing appears and
+ * ST_FENCED comes back. On any failure what was written aside is removed and older checkpoints are untouched.
+ * A checkpoint of that step already there is replaced.
+ */
+enum status checkpoint_save(const char *directory, const struct checkpoint_content *content,
+                            const char *fence, const char *nonce, char *path, size_t path_size,
+                            uint64_t *bytes, struct fault *fault);
+
+/* An open, verified checkpoint. */
+struct checkpoint {
+    char path[4096];
+    struct checkpoint_state state;
+    struct safetensors *model, *optimizer;
+};
+
+/* Told of each checkpoint that was passed over, and why. */
+typedef void checkpoint_rejected(void *context, const char *path, const char *why);
+
+/* The newest good one, or that of `step` where it is not 0. ST_NOT_FOUND: there is no good one (an empty or missing
+ * directory included). Leftovers of interrupted saves are not looked at. The checkpoint is the caller's. */
+enum status checkpoint_open_newest(const char *directory, uint64_t step,
+                                   checkpoint_rejected *rejected, void *context,
+                                   struct checkpoint **checkpoint, struct fault *fault);
+void checkpoint_close(struct checkpoint *checkpoint);
+
+typedef void checkpoint_removed(void *context, uint64_t step, const char *path);
+
+/* Keeps the newest `keep` and `best_step` (0: none), removes the others and leftovers of interrupted saves. Never
+ * removes the last one. */
+void checkpoint_prune(const char *directory, int64_t keep, uint64_t best_step,
+                      checkpoint_removed *removed, void *context);
+
+#endif
