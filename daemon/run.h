@@ -1,0 +1,146 @@
+#ifndef DAEMON_RUN_H
+#define DAEMON_RUN_H
+
+/*
+ * One training run as the coordinator knows it: what was asked for, where it stands, its newest
+ * attempt and its orders. Plain data: changed by coordinator_apply alone, read by whoever answers
+ * questions. Fields marked live say how things are now; they are not stored and start anew with the
+ * daemon.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "proto/jobspec.h"
+#include "proto/lifecycle.h"
+#include "proto/performer.pb-c.h"
+
+enum {
+    RUN_ID_SIZE = 24,
+    RUN_NAME_MAX = 128,
+    RUN_KEY_MAX = 64,
+    RUN_REASON_SIZE = 240,
+    RUN_ORDERS_MAX = 1024, /* of all kinds, in the life of a run */
+    RUN_DRAWS_MAX = 64,    /* newest draws whose hashes are compared */
+    NONCE_SIZE = 33,       /* 128 bits in hex */
+    HOST_SIZE = 65,
+    PHASE_SIZE = 24,
+    HASH_SIZE = 33,
+};
+
+/* What the coordinator needs to know of a job file. */
+struct run_facts {
+    char name[RUN_NAME_MAX + 1];
+    uint32_t ranks;
+    uint64_t steps;
+    uint32_t restart_max;
+    uint64_t redraw_every;     /* 0: no planned redraws */
+    uint64_t checkpoint_every; /* 0: none planned */
+    bool features;             /* its attention has features that can be redrawn */
+};
+
+/* ST_INVALID: a value that no run can have (a name that is too long, no ranks, ...). */
+enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, struct fault *fault);
+
+/* What a person wants of a run's end. */
+enum stop { STOP_NONE, STOP_CANCEL, STOP_KILL };
+
+/* The texts are seen by people and lie in the database. */
+#define ORDER_STATES(S)         \
+    S(ORDER_PENDING, "pending") \
+    S(ORDER_APPLIED, "applied") \
+    S(ORDER_DROPPED, "dropped")
+
+#define ORDER_STATE_ENUM(enumerator, name) enumerator,
+enum order_state { ORDER_STATES(ORDER_STATE_ENUM) };
+#undef ORDER_STATE_ENUM
+
+const char *order_state_name(enum order_state state);
+bool order_state_from_name(const char *name, enum order_state *state);
+
+/* "redraw", "checkpoint", "stop" */
+const char *order_kind_name(Performer__Order__Kind kind);
+bool order_kind_from_name(const char *name, Performer__Order__Kind *kind);
+
+struct order {
+    uint64_t id; /* from 1, of all runs together */
+    Performer__Order__Kind kind;
+    enum order_state state;
+    uint64_t step; /* applied: after it */
+    uint64_t requested_ms;
+};
+
+/* Features number `draw`, in use from the step after `step` on, as first heard of. */
+struct draw {
+    uint64_t draw, step;
+    uint64_t order; /* 0: planned */
+    char hash[HASH_SIZE];
+    bool agreed; /* nobody has told another hash */
+};
+
+struct rank {
+    uint64_t sequence; /* newest report whose content is stored */
+    bool started;
+    /* live */
+    bool heard;              /* since the daemon started */
+    uint64_t sequence_heard; /* newest report, one with a heartbeat alone included */
+    uint64_t heard_ms;       /* monotonic */
+    uint64_t step;
+    char phase[PHASE_SIZE];
+    double step_ms;
+    char host[HOST_SIZE];
+    uint64_t pid;
+};
+
+struct attempt {
+    uint32_t number; /* from 1; 0: the run has had none */
+    char nonce[NONCE_SIZE];
+    bool ended;
+    enum attempt_cause cause; /* of its end */
+    bool started;             /* a rank has told where it resumed */
+    uint64_t resumed_step;
+    int64_t pid; /* of the launcher, 0: not known to run yet */
+    uint64_t pid_start_time;
+    uint64_t planned_ms;
+    struct rank *ranks; /* (run->facts.ranks) */
+};
+
+struct run {
+    uint64_t number;
+    char id[RUN_ID_SIZE]; /* "r" and the number */
+    char key[RUN_KEY_MAX + 1];
+    struct run_facts facts;
+    enum run_state state;
+    char reason[RUN_REASON_SIZE]; /* why it is in that state */
+    enum stop stop;
+    uint64_t step; /* newest that is stored, of the newest attempt */
+    uint64_t submitted_ms, started_ms, ended_ms;
+    uint32_t crashes;       /* attempts whose end used up a part of the restart budget */
+    struct attempt attempt; /* the newest */
+    struct order *orders;   /* (order_count), by id */
+    size_t order_count;
+    struct draw *draws; /* (draw_count), by draw; none once the run is final */
+    size_t draw_count;
+    /* live */
+    uint64_t heard_ms; /* monotonic: when it was last heard of or looked after */
+    uint64_t due_ms;   /* monotonic: RESTARTING, when the next attempt begins */
+};
+
+/* An attempt that has begun and not ended: it holds ranks. */
+bool run_attempt_lives(const struct run *run);
+
+/* The highest step that is known, the live view of its ranks included. */
+uint64_t run_step_now(const struct run *run);
+
+/* The next step after `run_step_now` at which a rule with this period holds; 0: none before the run
+ * ends. */
+uint64_t run_next_multiple(const struct run *run, uint64_t every);
+
+/* NULL: the run has no order of that id. */
+const struct order *run_order(const struct run *run, uint64_t id);
+
+/* A zeroed run may be freed. */
+void run_free(struct run *run);
+
+#endif
