@@ -17,7 +17,7 @@
  * starts)
  *   3. a run has at most one attempt that lives: in STARTING, RUNNING, STOPPING and UNKNOWN exactly
  * one
- *   4. crashes <= restart.max + 1, attempts <= restart.max + 1
+ *   4. no more than restart.max + 1 attempts have ended in a crash
  *   5. an order is applied at one step; a final run has none pending
  *   6. sequence numbers of a rank grow
  *
@@ -57,6 +57,7 @@ enum {
     E(EVENT_ATTEMPT_ENDED, attempt_ended) \
     E(EVENT_ADOPTED, adopted)             \
     E(EVENT_LOST, lost)                   \
+    E(EVENT_UNLAUNCHED, unlaunched)       \
     E(EVENT_TICK, tick)
 
 #define EVENT_ENUM(enumerator, tag) enumerator,
@@ -109,6 +110,11 @@ struct event_lost {
     uint64_t run;
     uint32_t attempt;
     const char *text;
+};
+
+struct event_unlaunched {
+    uint64_t run;
+    uint32_t attempt;
 };
 
 struct event_tick {

@@ -60,6 +60,7 @@ struct record_attempt_launched {
 };
 
 struct record_attempt_ended {
+    enum attempt_cause cause; /* in the light of what was asked for */
     const struct evidence *evidence;
     bool crash; /* takes from the restart budget */
 };
@@ -75,11 +76,6 @@ struct record_rank_heard {
     uint32_t rank;
     uint64_t sequence;
     const Performer__Heartbeat *heartbeat; /* NULL: the report had none */
-};
-
-/* The launcher was seen alive: the lease begins anew. */
-struct record_run_seen {
-    int64_t pid;
 };
 
 struct record_report_taken {
@@ -104,12 +100,11 @@ struct record_order_dropped {
     uint64_t order;
 };
 
+/* It agrees where the first word of this draw had the same step and hash. */
 struct record_redrawn {
     uint32_t rank;
     uint64_t draw, step, order;
     const char *hash;
-    bool first;  /* nobody has told of this draw before */
-    bool agreed; /* with all that was told of it */
 };
 
 struct record_checkpoint_saved {

@@ -1,0 +1,337 @@
+/* What a committed record does to the coordinator: the only place where it changes. */
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "daemon/coordinator.h"
+#include "daemon/memory.h"
+
+void coordinator_init(struct coordinator *coordinator, uint32_t ranks_max)
+{
+    *coordinator = (struct coordinator){.ranks_max = ranks_max, .order_next = 1};
+}
+
+void coordinator_fini(struct coordinator *coordinator)
+{
+    for (size_t i = 0; i < coordinator->run_count; i++) run_free(coordinator->runs[i]);
+    free(coordinator->runs);
+    coordinator_init(coordinator, coordinator->ranks_max);
+}
+
+static uint64_t back_off_ms(uint32_t crashes)
+{
+    if (crashes == 0) return 0;
+    uint64_t wait_ms = BACK_OFF_MS;
+    for (uint32_t i = 1; i < crashes && wait_ms < BACK_OFF_MS_MAX; i++) wait_ms *= 2;
+    return wait_ms < BACK_OFF_MS_MAX ? wait_ms : BACK_OFF_MS_MAX;
+}
+
+static void append_run(struct coordinator *coordinator, struct run *run)
+{
+    assert(run->number == coordinator->run_count + 1);
+    if (coordinator->run_count == coordinator->run_capacity) {
+        size_t capacity = coordinator->run_capacity > 0 ? 2 * coordinator->run_capacity : 16;
+        coordinator->runs = memory_grow(coordinator->runs, capacity * sizeof(struct run *));
+        coordinator->run_capacity = capacity;
+    }
+    coordinator->runs[coordinator->run_count++] = run;
+}
+
+void coordinator_restore(struct coordinator *coordinator, struct run *run, uint64_t now_ms)
+{
+    append_run(coordinator, run);
+    run->heard_ms = now_ms; /* it has a whole lease to be heard in */
+    run->due_ms = now_ms + back_off_ms(run->crashes);
+    for (uint32_t r = 0; run->attempt.ranks && r < run->facts.ranks; r++)
+        run->attempt.ranks[r].sequence_heard = run->attempt.ranks[r].sequence;
+    for (size_t i = 0; i < run->order_count; i++)
+        if (run->orders[i].id >= coordinator->order_next)
+            coordinator->order_next = run->orders[i].id + 1;
+}
+
+static void apply_run_submitted(struct coordinator *coordinator, struct run *run,
+                                const struct record *record, uint64_t now_ms)
+{
+    (void)run;
+    const struct record_run_submitted *submitted = &record->run_submitted;
+    struct run *made = memory_zeroed(1, sizeof *made);
+    made->number = record->run;
+    snprintf(made->id, sizeof made->id, "r%" PRIu64, record->run);
+    text_copy(made->key, sizeof made->key, submitted->key);
+    made->facts = *submitted->facts;
+    made->state = RUN_QUEUED;
+    made->submitted_ms = record->time_ms;
+    made->heard_ms = now_ms;
+    append_run(coordinator, made);
+}
+
+static void apply_run_moved(struct coordinator *coordinator, struct run *run,
+                            const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator;
+    const struct record_run_moved *moved = &record->run_moved;
+    assert(run->state == moved->from);
+    assert(run_move_allowed(moved->from, moved->to));
+    run->state = moved->to;
+    text_copy(run->reason, sizeof run->reason, moved->reason);
+    run->heard_ms = now_ms;
+    if (moved->to == RUN_STARTING && run->started_ms == 0) run->started_ms = record->time_ms;
+    if (moved->to == RUN_RESTARTING) run->due_ms = now_ms + back_off_ms(run->crashes);
+    if (!run_state_is_final(moved->to)) return;
+    run->ended_ms = record->time_ms;
+    free(run->draws); /* nothing will be compared with them any more */
+    run->draws = NULL;
+    run->draw_count = 0;
+}
+
+static void apply_stop_requested(struct coordinator *coordinator, struct run *run,
+                                 const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    run->stop = record->stop_requested.stop;
+}
+
+static void apply_attempt_planned(struct coordinator *coordinator, struct run *run,
+                                  const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    assert(!run_attempt_lives(run));
+    assert(record->attempt == run->attempt.number + 1);
+    free(run->attempt.ranks);
+    run->attempt = (struct attempt){.number = record->attempt,
+                                    .planned_ms = record->time_ms,
+                                    .ranks = memory_zeroed(run->facts.ranks, sizeof(struct rank))};
+    text_copy(run->attempt.nonce, sizeof run->attempt.nonce, record->attempt_planned.nonce);
+}
+
+static void apply_attempt_launched(struct coordinator *coordinator, struct run *run,
+                                   const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator;
+    run->attempt.pid = record->attempt_launched.pid;
+    run->attempt.pid_start_time = record->attempt_launched.pid_start_time;
+    run->heard_ms = now_ms;
+}
+
+static void apply_attempt_ended(struct coordinator *coordinator, struct run *run,
+                                const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    assert(run_attempt_lives(run) && record->attempt == run->attempt.number);
+    run->attempt.ended = true;
+    run->attempt.cause = record->attempt_ended.cause;
+    if (record->attempt_ended.crash) run->crashes++;
+}
+
+static struct rank *rank_of(struct run *run, const struct record *record, uint32_t rank)
+{
+    assert(record->attempt == run->attempt.number && rank < run->facts.ranks);
+    return &run->attempt.ranks[rank];
+}
+
+static void apply_rank_started(struct coordinator *coordinator, struct run *run,
+                               const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    const struct record_rank_started *started = &record->rank_started;
+    rank_of(run, record, started->rank)->started = true;
+    if (run->attempt.started) return;
+    run->attempt.started = true;
+    run->attempt.resumed_step = started->resumed_step;
+    run->step = started->resumed_step;
+}
+
+static void apply_rank_heard(struct coordinator *coordinator, struct run *run,
+                             const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator;
+    const struct record_rank_heard *heard = &record->rank_heard;
+    struct rank *rank = rank_of(run, record, heard->rank);
+    assert(heard->sequence > rank->sequence_heard);
+    rank->heard = true;
+    rank->sequence_heard = heard->sequence;
+    rank->heard_ms = now_ms;
+    run->heard_ms = now_ms;
+    if (!heard->heartbeat) return;
+    rank->step = heard->heartbeat->step;
+    rank->step_ms = heard->heartbeat->step_ms;
+    rank->pid = heard->heartbeat->pid;
+    text_copy(rank->phase, sizeof rank->phase, heard->heartbeat->phase);
+    text_copy(rank->host, sizeof rank->host, heard->heartbeat->host);
+}
+
+static void apply_report_taken(struct coordinator *coordinator, struct run *run,
+                               const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    const struct record_report_taken *taken = &record->report_taken;
+    struct rank *rank = rank_of(run, record, taken->rank);
+    assert(taken->sequence > rank->sequence);
+    rank->sequence = taken->sequence;
+    if (taken->step > run->step) run->step = taken->step;
+}
+
+static void apply_order_requested(struct coordinator *coordinator, struct run *run,
+                                  const struct record *record, uint64_t now_ms)
+{
+    (void)now_ms;
+    assert(record->order_requested.order == coordinator->order_next);
+    coordinator->order_next++;
+    size_t count = run->order_count + 1;
+    run->orders = memory_grow(run->orders, count * sizeof *run->orders);
+    run->orders[run->order_count++] = (struct order){.id = record->order_requested.order,
+                                                     .kind = record->order_requested.kind,
+                                                     .state = ORDER_PENDING,
+                                                     .requested_ms = record->time_ms};
+}
+
+static struct order *pending(struct run *run, uint64_t id)
+{
+    struct order *order = (struct order *)run_order(run, id);
+    assert(order && order->state == ORDER_PENDING);
+    return order;
+}
+
+static void apply_order_applied(struct coordinator *coordinator, struct run *run,
+                                const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    struct order *order = pending(run, record->order_applied.order);
+    order->state = ORDER_APPLIED;
+    order->step = record->order_applied.step;
+}
+
+static void apply_order_dropped(struct coordinator *coordinator, struct run *run,
+                                const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    pending(run, record->order_dropped.order)->state = ORDER_DROPPED;
+}
+
+static void insert_draw(struct run *run, const struct draw *draw)
+{
+    size_t place = run->draw_count;
+    while (place > 0 && run->draws[place - 1].draw > draw->draw) place--;
+    if (run->draw_count == RUN_DRAWS_MAX) {
+        if (place == 0) return;
+        memmove(run->draws, run->draws + 1, (place - 1) * sizeof *draw);
+        run->draws[place - 1] = *draw;
+        return;
+    }
+    run->draws = memory_grow(run->draws, (run->draw_count + 1) * sizeof *draw);
+    memmove(run->draws + place + 1, run->draws + place, (run->draw_count - place) * sizeof *draw);
+    run->draws[place] = *draw;
+    run->draw_count++;
+}
+
+static void apply_redrawn(struct coordinator *coordinator, struct run *run,
+                          const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    if (run_state_is_final(run->state)) return;
+    const struct record_redrawn *redrawn = &record->redrawn;
+    for (size_t i = 0; i < run->draw_count; i++) {
+        struct draw *known = &run->draws[i];
+        if (known->draw != redrawn->draw) continue;
+        if (known->step != redrawn->step || strcmp(known->hash, redrawn->hash) != 0)
+            known->agreed = false;
+        return;
+    }
+    struct draw made = {
+        .draw = redrawn->draw, .step = redrawn->step, .order = redrawn->order, .agreed = true};
+    text_copy(made.hash, sizeof made.hash, redrawn->hash);
+    insert_draw(run, &made);
+}
+
+/* Checkpoints and the history are for people: nothing is decided by them, and the store alone holds them. */
+static void apply_nothing(struct coordinator *coordinator, struct run *run,
+                          const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)run, (void)record, (void)now_ms;
+}
+
+#define apply_checkpoint_saved  apply_nothing
+#define apply_checkpoint_judged apply_nothing
+#define apply_noted             apply_nothing
+
+static void (*const appliers[])(struct coordinator *coordinator, struct run *run,
+                                const struct record *record, uint64_t now_ms) = {
+#define RECORD_ROW(enumerator, tag, durable) [enumerator] = apply_##tag,
+    RECORDS(RECORD_ROW)
+#undef RECORD_ROW
+};
+
+void coordinator_apply(struct coordinator *coordinator, const struct record *records, size_t count,
+                       uint64_t now_ms)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct record *record = &records[i];
+        struct run *run = (struct run *)coordinator_run(coordinator, record->run);
+        assert(run || record->kind == RECORD_RUN_SUBMITTED);
+        appliers[record->kind](coordinator, run, record, now_ms);
+    }
+}
+
+/* ---- invariants ---- */
+
+static bool state_holds_attempt(enum run_state state)
+{
+    return state == RUN_STARTING || state == RUN_RUNNING || state == RUN_STOPPING ||
+           state == RUN_UNKNOWN;
+}
+
+static const char *check_orders(const struct coordinator *coordinator, const struct run *run)
+{
+    for (size_t i = 0; i < run->order_count; i++) {
+        const struct order *order = &run->orders[i];
+        if (order->id == 0 || order->id >= coordinator->order_next)
+            return "an order has an id that was never given";
+        if (i > 0 && run->orders[i - 1].id >= order->id) return "orders are not in order of id";
+        if (order->state == ORDER_PENDING && run_state_is_final(run->state))
+            return "a final run has a pending order";
+        if (order->state != ORDER_APPLIED && order->step != 0)
+            return "an order that was not applied has a step";
+    }
+    return NULL;
+}
+
+static const char *check_attempt(const struct run *run)
+{
+    const struct attempt *attempt = &run->attempt;
+    if (run_attempt_lives(run) != state_holds_attempt(run->state))
+        return "a run has a living attempt if and only if its state says so";
+    if (run->crashes > run->facts.restart_max + UINT64_C(1))
+        return "more attempts crashed than the budget allows";
+    if (run->crashes > attempt->number) return "more crashes than attempts";
+    if ((attempt->number > 0) != (attempt->ranks != NULL)) return "an attempt without ranks";
+    for (uint32_t r = 0; attempt->ranks && r < run->facts.ranks; r++)
+        if (attempt->ranks[r].sequence > attempt->ranks[r].sequence_heard)
+            return "a rank's stored sequence number is ahead of what was heard";
+    return NULL;
+}
+
+static const char *check_run(const struct coordinator *coordinator, const struct run *run)
+{
+    if (run->state == RUN_QUEUED && run->attempt.number > 0) return "a queued run has an attempt";
+    if (run->state == RUN_STOPPING && run->stop == STOP_NONE) return "nobody asked it to stop";
+    if (run_state_is_final(run->state) != (run->ended_ms != 0))
+        return "a run has an end if and only if it is final";
+    for (size_t i = 1; i < run->draw_count; i++)
+        if (run->draws[i - 1].draw >= run->draws[i].draw) return "draws are not in order";
+    const char *flaw = check_attempt(run);
+    return flaw ? flaw : check_orders(coordinator, run);
+}
+
+const char *coordinator_check(const struct coordinator *coordinator)
+{
+    if (coordinator_ranks_in_use(coordinator) > coordinator->ranks_max)
+        return "more ranks are in use than there are";
+    for (size_t i = 0; i < coordinator->run_count; i++) {
+        const struct run *run = coordinator->runs[i];
+        if (run->number != i + 1) return "a run is not in its place";
+        const char *flaw = check_run(coordinator, run);
+        if (flaw) return flaw;
+    }
+    return NULL;
+}

@@ -1,0 +1,114 @@
+#include "daemon/run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, struct fault *fault)
+{
+    const char *name = spec->job.name;
+    if (!name || name[0] == '\0' || strlen(name) > RUN_NAME_MAX)
+        return fault_set(fault, ST_INVALID, "job.name must have 1 to %d characters", RUN_NAME_MAX);
+    if (spec->resources.ranks < 1 || spec->resources.ranks > UINT32_MAX)
+        return fault_set(fault, ST_INVALID, "resources.ranks must be 1 or more");
+    if (spec->train.steps < 1) return fault_set(fault, ST_INVALID, "train.steps must be 1 or more");
+    if (spec->restart.max < 0 || spec->restart.max >= UINT32_MAX)
+        return fault_set(fault, ST_INVALID, "restart.max must be 0 or more");
+
+    bool features = spec->attention.kind == ATTENTION_FAVOR && spec->attention.kernel != KERNEL_ELU1;
+    bool planned = features && spec->redraw.policy == POLICY_FIXED && spec->redraw.every > 0;
+    *facts = (struct run_facts){
+        .ranks = (uint32_t)spec->resources.ranks,
+        .steps = (uint64_t)spec->train.steps,
+        .restart_max = (uint32_t)spec->restart.max,
+        .redraw_every = planned ? (uint64_t)spec->redraw.every : 0,
+        .checkpoint_every = spec->checkpoint.every > 0 ? (uint64_t)spec->checkpoint.every : 0,
+        .features = features,
+    };
+    strcpy(facts->name, name);
+    return ST_OK;
+}
+
+static const char *const order_state_names[] = {
+#define ORDER_STATE_ROW(enumerator, name) [enumerator] = name,
+    ORDER_STATES(ORDER_STATE_ROW)
+#undef ORDER_STATE_ROW
+};
+
+const char *order_state_name(enum order_state state)
+{
+    return order_state_names[state];
+}
+
+bool order_state_from_name(const char *name, enum order_state *state)
+{
+    for (size_t i = 0; i < sizeof order_state_names / sizeof order_state_names[0]; i++) {
+        if (strcmp(order_state_names[i], name) != 0) continue;
+        *state = (enum order_state)i;
+        return true;
+    }
+    return false;
+}
+
+static const struct {
+    Performer__Order__Kind kind;
+    const char *name;
+} order_kinds[] = {
+    {PERFORMER__ORDER__KIND__REDRAW, "redraw"},
+    {PERFORMER__ORDER__KIND__CHECKPOINT, "checkpoint"},
+    {PERFORMER__ORDER__KIND__STOP, "stop"},
+};
+
+enum { ORDER_KIND_COUNT = sizeof order_kinds / sizeof order_kinds[0] };
+
+const char *order_kind_name(Performer__Order__Kind kind)
+{
+    for (int i = 0; i < ORDER_KIND_COUNT; i++)
+        if (order_kinds[i].kind == kind) return order_kinds[i].name;
+    return "unknown";
+}
+
+bool order_kind_from_name(const char *name, Performer__Order__Kind *kind)
+{
+    for (int i = 0; i < ORDER_KIND_COUNT; i++) {
+        if (strcmp(order_kinds[i].name, name) != 0) continue;
+        *kind = order_kinds[i].kind;
+        return true;
+    }
+    return false;
+}
+
+bool run_attempt_lives(const struct run *run)
+{
+    return run->attempt.number > 0 && !run->attempt.ended;
+}
+
+uint64_t run_step_now(const struct run *run)
+{
+    uint64_t step = run->step;
+    for (uint32_t r = 0; run->attempt.ranks && r < run->facts.ranks; r++)
+        if (run->attempt.ranks[r].step > step) step = run->attempt.ranks[r].step;
+    return step;
+}
+
+uint64_t run_next_multiple(const struct run *run, uint64_t every)
+{
+    if (every == 0 || run_state_is_final(run->state)) return 0;
+    uint64_t next = (run_step_now(run) / every + 1) * every;
+    return next <= run->facts.steps ? next : 0;
+}
+
+const struct order *run_order(const struct run *run, uint64_t id)
+{
+    for (size_t i = 0; i < run->order_count; i++)
+        if (run->orders[i].id == id) return &run->orders[i];
+    return NULL;
+}
+
+void run_free(struct run *run)
+{
+    if (!run) return;
+    free(run->attempt.ranks);
+    free(run->orders);
+    free(run->draws);
+    free(run);
+}
