@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 #define CHOICE_ENUMERATOR(enumerator, text, support) enumerator,
-#define CHOICE_ENUM(KIND, tag, LIST) enum tag { LIST(CHOICE_ENUMERATOR) };
+#define CHOICE_ENUM(KIND, tag, LIST)                 enum tag { LIST(CHOICE_ENUMERATOR) };
 JOBSPEC_CHOICES(CHOICE_ENUM)
 #undef CHOICE_ENUM
 #undef CHOICE_ENUMERATOR

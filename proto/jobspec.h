@@ -45,9 +45,9 @@ struct text_list {
 /* spec->train.micro_batch, spec->attention.kind, spec->slurm.partition, ... as in the file. */
 struct jobspec {
 #define JOBSPEC_FIELD(section, key, kind, default_, support, meaning) JOBSPEC_TYPE_##kind key;
-#define JOBSPEC_STRUCT(section, title, KEYS)                                                       \
-    struct {                                                                                       \
-        KEYS(JOBSPEC_FIELD)                                                                        \
+#define JOBSPEC_STRUCT(section, title, KEYS) \
+    struct {                                 \
+        KEYS(JOBSPEC_FIELD)                  \
     } section;
     JOBSPEC_SECTIONS(JOBSPEC_STRUCT)
 #undef JOBSPEC_STRUCT
@@ -84,8 +84,8 @@ enum status jobspec_print(const struct jobspec *spec, char **text);
 /* Frees what the spec owns and zeroes it; a zeroed spec may be freed. */
 void jobspec_free(struct jobspec *spec);
 
-/* Ids 0 ... vocab-1: 29 for fasta, 257 for text (bytes and EOS), data.vocab for tokens. With a MASK id of its
- * own where the objective needs one and the format has none. */
+/* Token ids are 0 ... vocab-1: see proto/vocabulary.h for fasta and text; data.vocab for tokens, and one
+ * more, a MASK, where the objective is masked. */
 int64_t jobspec_vocab(const struct jobspec *spec);
 
 /* Head size, width / heads. */
