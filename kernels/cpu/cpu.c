@@ -1,0 +1,112 @@
+#include "kernels/cpu/cpu.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "kernels/cpu/gemm.h"
+
+/* What each instruction set's objects define: every operation, so a forgotten one does not link. */
+#define ISA_OP(isa, op)                                                              \
+    enum status cpu_##isa##_##op(struct stream *stream, const struct op *arguments); \
+    size_t cpu_##isa##_##op##_scratch(const struct op *arguments, int threads);
+#define OP_GENERIC(op) ISA_OP(generic, op)
+#define OP_V3(op)      ISA_OP(v3, op)
+#define OP_V4(op)      ISA_OP(v4, op)
+BACKEND_OPS(OP_GENERIC)
+BACKEND_OPS(OP_V3)
+BACKEND_OPS(OP_V4)
+#undef OP_GENERIC
+#undef OP_V3
+#undef OP_V4
+#undef ISA_OP
+
+#define ISA_SAVED(isa, text) size_t cpu_##isa##_attention_saved_floats(const struct attention *);
+CPU_ISAS(ISA_SAVED)
+#undef ISA_SAVED
+
+#define ISA_SLOT(isa, op)           \
+    backend->op = cpu_##isa##_##op; \
+    backend->op##_scratch = cpu_##isa##_##op##_scratch;
+
+static void fill_generic(struct backend *backend)
+{
+#define SLOT(op) ISA_SLOT(generic, op)
+    BACKEND_OPS(SLOT)
+#undef SLOT
+    backend->attention_saved_floats = cpu_generic_attention_saved_floats;
+}
+
+static void fill_v3(struct backend *backend)
+{
+#define SLOT(op) ISA_SLOT(v3, op)
+    BACKEND_OPS(SLOT)
+#undef SLOT
+    backend->attention_saved_floats = cpu_v3_attention_saved_floats;
+}
+
+static void fill_v4(struct backend *backend)
+{
+#define SLOT(op) ISA_SLOT(v4, op)
+    BACKEND_OPS(SLOT)
+#undef SLOT
+    backend->attention_saved_floats = cpu_v4_attention_saved_floats;
+}
+
+static bool runs_generic(void)
+{
+    return true;
+}
+
+static bool runs_v3(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+
+static bool runs_v4(void)
+{
+    return runs_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
+
+static const struct isa {
+    const char *text, *description;
+    bool (*runs)(void);
+    void (*fill)(struct backend *backend);
+} isas[] = {
+#define ISA_ROW(isa, text) {text, "cpu (" text ")", runs_##isa, fill_##isa},
+    CPU_ISAS(ISA_ROW)
+#undef ISA_ROW
+};
+
+enum { ISAS = sizeof isas / sizeof isas[0] };
+
+static void isa_fill(const struct isa *isa, struct backend *backend)
+{
+    isa->fill(backend);
+    backend->description = isa->description;
+}
+
+void cpu_backend_override(struct backend *backend)
+{
+    int best = ISAS - 1;
+    while (!isas[best].runs()) best--;
+    isa_fill(&isas[best], backend);
+}
+
+enum status cpu_backend_override_isa(struct backend *backend, const char *text)
+{
+    for (int i = 0; i < ISAS; i++) {
+        if (strcmp(isas[i].text, text) != 0) continue;
+        if (!isas[i].runs()) return ST_UNSUPPORTED;
+        isa_fill(&isas[i], backend);
+        return ST_OK;
+    }
+    return ST_NOT_FOUND;
+}
+
+const char *cpu_libraries(void)
+{
+    return gemm_library();
+}

@@ -1,0 +1,78 @@
+#ifndef KERNELS_CPU_FAVOR_H
+#define KERNELS_CPU_FAVOR_H
+
+/*
+ * Features of FAVOR+ (Choromanski et al. 2021, Lemma 1 and section 2.3; design: numbers), tile by tile.
+ *
+ * Logarithms are to base 2: a tile of softmax-positive holds ω_i . x̃ log2 e, so that the exponential is one of
+ * base 2. The 1 / √m of the features cancels in the quotient, forward and backward, and is left out.
+ * A row of values is followed by a one, so that numerator and denominator are one product.
+ */
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/pieces.h"
+
+struct favor {
+    const struct attention *call;
+    bool positive;    /* softmax-positive; else relu */
+    int64_t features; /* m */
+    int64_t stride;   /* of a row of m features */
+    int64_t
+        values; /* e + 1, rounded up so that products of that width are fast; 0 behind the one */
+    int64_t values_stride; /* of a row of values */
+    float input_scale;     /* d^-1/4 */
+    float half_square;     /* of ‖x‖²: log2 e / (2 √d); 0 for relu */
+    float *
+        projection; /* (d, stride): transposed, times input_scale, times log2 e where it is positive */
+};
+
+/* Everything but the projection's memory, of favor_projection_floats, which the caller sets. */
+struct favor CPU(favor_geometry)(const struct attention *call);
+int64_t CPU(favor_projection_floats)(const struct favor *favor);
+void CPU(favor_projection_fill)(const struct favor *favor);
+
+/* tile (count, stride): ω_i . x̃ of rows x, to base 2 where softmax-positive */
+void CPU(favor_project)(const struct favor *favor, struct rows x, int64_t count, float *tile,
+                        int64_t stride);
+
+/* From projections to features of queries, in place: each row by its own maximum. */
+void CPU(favor_queries)(const struct favor *favor, int64_t count, float *tile, int64_t stride);
+
+/* Of each projected key: half[s] = ‖x̃_s‖² / 2, largest[s] = max_i a_i, both to base 2; -inf where it is masked.
+ * relu: 0 and 0 (or -inf). */
+void CPU(favor_key_sizes)(const struct favor *favor, struct rows x, const uint8_t *mask,
+                          int64_t count, const float *tile, float *half, float *largest);
+
+/* From projections to features of keys, in place: exp(a - unit) + floor[s]; 0 where masked. */
+void CPU(favor_keys)(const struct favor *favor, const uint8_t *mask, int64_t count, float unit,
+                     const float *half, const float *floor, float *tile);
+
+/* What comes back through features to x: dfeatures (count, stride) becomes da = dφ ∂φ/∂a, and
+ * dx = d^-1/4 (Σ da_i ω_i - (Σ da_i) x̃), the second term for softmax-positive alone. floor[s] is what was added
+ * to the features of row s. */
+void CPU(favor_features_backward)(const struct favor *favor, struct rows x, int64_t count,
+                                  const float *features, int64_t features_stride,
+                                  const float *floor, float *dfeatures, struct rows dx);
+
+/* values[s] = (v_s, 1, 0 ...) */
+void CPU(favor_values)(const struct favor *favor, struct rows v, int64_t count, float *values);
+
+/* out = numerator / denominator, 0 where there is no denominator; 1 / denominator to inverse, if not NULL. */
+void CPU(favor_divide)(const struct favor *favor, const float *quotient, int64_t count,
+                       struct rows out, float *inverse);
+
+/* gradients[t] = (dout_t / denominator, -(dout_t . out_t) / denominator, 0 ...): what comes back to numerator and
+ * denominator */
+void CPU(favor_divide_backward)(const struct favor *favor, struct rows dout, struct rows out,
+                                const float *inverse, int64_t count, float *gradients);
+
+/* 2^(from - to) of running maxima, -inf before the first key. */
+float CPU(favor_decay)(float from, float to);
+void CPU(favor_scale)(float *x, int64_t count, float factor);
+
+#endif

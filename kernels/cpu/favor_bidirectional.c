@@ -1,0 +1,337 @@
+/*
+ * Every query sees every key: S = Σ_s φ(k_s) (v_s, 1)ᵀ once a head, then φ(q_t)ᵀ S (Algorithm 1). A head is cut into
+ * stretches whose sums are added in their order, so that few heads still feed many threads.
+ *
+ * The maximum over all keys is not known before the last: a stretch sums exp(a - own maximum so far) and is
+ * scaled when the maximum grows; ε, which is relative to the maximum of all, is added as ε Σ (v_s, 1) at the end.
+ */
+
+#include "kernels/cpu/favor.h"
+
+enum {
+    BLOCK = 128,      /* rows of a product */
+    STRETCHES = 32,   /* wanted of all heads together */
+    STRETCH_MIN = 512 /* rows of a stretch at least */
+};
+
+struct plan {
+    struct favor favor;
+    const struct attention_backward *backward; /* NULL in the forward pass */
+    int64_t stretches, stretch;                /* of a head, and rows of one */
+    int64_t state;                             /* floats of S or U */
+    int64_t saved; /* floats of a head's: S, unit, inverse denominators */
+    float *kept;   /* (heads, saved): call->saved, or scratch */
+    float *sums;   /* (heads, stretches, state) */
+    float *extras; /* (heads, stretches, values_stride + 16): Σ (v, 1), unit */
+    float *threads;
+    int64_t thread_floats;
+};
+
+/* In a thread's own memory. */
+struct tiles {
+    float *features, *dfeatures; /* (BLOCK, stride) */
+    float *values, *gradients;   /* (BLOCK, values_stride) */
+    float *half, *largest, *floor;
+};
+
+static size_t tiles_take(const struct favor *favor, float *base, struct tiles *tiles)
+{
+    struct scratch scratch = {base, 0};
+    tiles->features = scratch_take(&scratch, BLOCK * favor->stride);
+    tiles->dfeatures = scratch_take(&scratch, BLOCK * favor->stride);
+    tiles->values = scratch_take(&scratch, BLOCK * favor->values_stride);
+    tiles->gradients = scratch_take(&scratch, BLOCK * favor->values_stride);
+    tiles->half = scratch_take(&scratch, BLOCK);
+    tiles->largest = scratch_take(&scratch, BLOCK);
+    tiles->floor = scratch_take(&scratch, BLOCK);
+    return scratch.used;
+}
+
+static size_t plan_make(struct plan *plan, const struct attention *call,
+                        const struct attention_backward *backward, int threads, float *base)
+{
+    struct scratch scratch = {base, 0};
+    struct tiles tiles;
+    const int64_t heads = call->batch * call->heads;
+    *plan = (struct plan){.favor = CPU(favor_geometry)(call), .backward = backward};
+    struct favor *favor = &plan->favor;
+
+    const int64_t wanted = pieces_of(STRETCHES, heads);
+    plan->stretch = larger(STRETCH_MIN, pieces_of(pieces_of(call->length, wanted), BLOCK) * BLOCK);
+    plan->stretches = pieces_of(call->length, plan->stretch);
+    plan->state = favor->features * favor->values_stride;
+    plan->saved = plan->state + 16 + (int64_t)scratch_floats(call->length);
+
+    favor->projection = scratch_take(&scratch, CPU(favor_projection_floats)(favor));
+    plan->kept = scratch_take(&scratch, heads * plan->saved);
+    if (call->saved) plan->kept = call->saved;
+    plan->sums = scratch_take(&scratch, heads * plan->stretches * plan->state);
+    plan->extras = scratch_take(&scratch, heads * plan->stretches * (favor->values_stride + 16));
+    plan->thread_floats = (int64_t)tiles_take(favor, NULL, &tiles);
+    plan->threads = scratch_take(&scratch, threads * plan->thread_floats);
+    return scratch.used;
+}
+
+size_t CPU(favor_bidirectional_saved_floats)(const struct attention *call)
+{
+    struct plan plan;
+    plan_make(&plan, call, NULL, 1, NULL);
+    return (size_t)(call->batch * call->heads * plan.saved);
+}
+
+size_t CPU(favor_bidirectional_scratch)(const struct attention *call, int threads)
+{
+    struct plan plan;
+    return plan_make(&plan, call, NULL, threads, NULL) * sizeof(float);
+}
+
+size_t CPU(favor_bidirectional_backward_scratch)(const struct attention *call, int threads)
+{
+    return CPU(favor_bidirectional_scratch)(call, threads);
+}
+
+/* A head, and what it keeps. */
+struct head {
+    int64_t sequence, head;
+    const uint8_t *mask;
+    float *state, *unit, *inverse;
+};
+
+static struct head head_at(const struct plan *plan, int64_t index)
+{
+    const struct attention *call = plan->favor.call;
+    float *kept = plan->kept + index * plan->saved;
+    return (struct head){
+        .sequence = index / call->heads,
+        .head = index % call->heads,
+        .mask = sequence_mask(call, index / call->heads),
+        .state = kept,
+        .unit = kept + plan->state,
+        .inverse = kept + plan->state + 16,
+    };
+}
+
+static struct rows rows_from(struct heads_view view, const struct head *head, int64_t row)
+{
+    struct rows rows = head_rows(view, head->sequence, head->head);
+    rows.data = row_of(rows, row);
+    return rows;
+}
+
+static const uint8_t *mask_from(const struct head *head, int64_t row)
+{
+    return head->mask ? head->mask + row : NULL;
+}
+
+static float largest_of(const float *x, int64_t count, float largest)
+{
+    for (int64_t i = 0; i < count; i++) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+/* sum += rows of keys */
+static void values_sum(const struct favor *favor, const uint8_t *mask, int64_t count,
+                       const float *values, float *sum)
+{
+    for (int64_t s = 0; s < count; s++) {
+        if (mask && !mask[s]) continue;
+        for (int64_t i = 0; i < favor->values; i++) sum[i] += values[s * favor->values_stride + i];
+    }
+}
+
+static void stretch_keys(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const struct favor *favor = &plan->favor;
+    const struct attention *call = favor->call;
+    const struct head head = head_at(plan, piece / plan->stretches);
+    const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
+    float *sums = plan->sums + piece * plan->state;
+    float *extra = plan->extras + piece * (favor->values_stride + 16);
+    float unit = -INFINITY;
+    struct tiles tiles;
+    tiles_take(favor, plan->threads + thread * plan->thread_floats, &tiles);
+
+    memset(extra, 0, (size_t)favor->values_stride * sizeof *extra);
+    memset(tiles.floor, 0, BLOCK * sizeof *tiles.floor);
+    for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
+        const int64_t count = smaller(BLOCK, range.from + range.count - from);
+        const uint8_t *mask = mask_from(&head, from);
+        const struct rows k = rows_from(call->k, &head, from);
+
+        CPU(favor_project)(favor, k, count, tiles.features, favor->stride);
+        CPU(favor_key_sizes)(favor, k, mask, count, tiles.features, tiles.half, tiles.largest);
+        const float grown = largest_of(tiles.largest, count, unit);
+        if (from > range.from) CPU(favor_scale)(sums, plan->state, CPU(favor_decay)(unit, grown));
+        unit = grown;
+        CPU(favor_keys)(favor, mask, count, unit, tiles.half, tiles.floor, tiles.features);
+        CPU(favor_values)(favor, rows_from(call->v, &head, from), count, tiles.values);
+        values_sum(favor, mask, count, tiles.values, extra);
+        gemm_tn(favor->features, favor->values, count, 1, tiles.features, favor->stride,
+                tiles.values, favor->values_stride, from > range.from ? 1 : 0, sums,
+                favor->values_stride);
+    }
+    extra[favor->values_stride] = unit;
+}
+
+/* S of a head from its stretches. */
+static void head_state(void *context, int64_t index, int thread)
+{
+    const struct plan *plan = context;
+    const struct favor *favor = &plan->favor;
+    const struct head head = head_at(plan, index);
+    const int64_t first = index * plan->stretches, step = favor->values_stride + 16;
+    const float *extras = plan->extras + first * step;
+    float unit = -INFINITY;
+    (void)thread;
+
+    for (int64_t i = 0; i < plan->stretches; i++)
+        unit = largest_of(extras + i * step + favor->values_stride, 1, unit);
+    *head.unit = unit;
+    memset(head.state, 0, (size_t)plan->state * sizeof *head.state);
+    for (int64_t i = 0; i < plan->stretches; i++) {
+        const float *sums = plan->sums + (first + i) * plan->state, *extra = extras + i * step;
+        const float factor = CPU(favor_decay)(extra[favor->values_stride], unit);
+        for (int64_t row = 0; row < favor->features; row++)
+            for (int64_t j = 0; j < favor->values; j++)
+                head.state[row * favor->values_stride + j] +=
+                    factor * sums[row * favor->values_stride + j] + favor->call->epsilon * extra[j];
+    }
+}
+
+static void stretch_queries(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const struct favor *favor = &plan->favor;
+    const struct attention *call = favor->call;
+    const struct head head = head_at(plan, piece / plan->stretches);
+    const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
+    struct tiles tiles;
+    tiles_take(favor, plan->threads + thread * plan->thread_floats, &tiles);
+
+    for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
+        const int64_t count = smaller(BLOCK, range.from + range.count - from);
+        CPU(favor_project)
+        (favor, rows_from(call->q, &head, from), count, tiles.features, favor->stride);
+        CPU(favor_queries)(favor, count, tiles.features, favor->stride);
+        gemm_nn(count, favor->values, favor->features, 1, tiles.features, favor->stride, head.state,
+                favor->values_stride, 0, tiles.values, favor->values_stride);
+        CPU(favor_divide)
+        (favor, tiles.values, count, rows_from(call->out, &head, from), head.inverse + from);
+    }
+}
+
+enum status CPU(favor_bidirectional)(struct stream *stream, const struct attention *call)
+{
+    const int64_t heads = call->batch * call->heads;
+    struct plan plan;
+    plan_make(&plan, call, NULL, team_threads(stream->team), stream->scratch);
+
+    CPU(favor_projection_fill)(&plan.favor);
+    team_run(stream->team, heads * plan.stretches, stretch_keys, &plan);
+    team_run(stream->team, heads, head_state, &plan);
+    team_run(stream->team, heads * plan.stretches, stretch_queries, &plan);
+    return gemm_outcome();
+}
+
+static void floor_fill(float *floor, float value)
+{
+    for (int64_t i = 0; i < BLOCK; i++) floor[i] = value;
+}
+
+/* dφ(q_t) = S g_t, and the stretch's part of U = Σ_t φ(q_t) g_tᵀ (paper.md 1.8, with full sums). */
+static void stretch_queries_backward(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const struct favor *favor = &plan->favor;
+    const struct attention *call = favor->call;
+    const struct attention_backward *backward = plan->backward;
+    const struct head head = head_at(plan, piece / plan->stretches);
+    const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
+    float *sums = plan->sums + piece * plan->state;
+    struct tiles tiles;
+    tiles_take(favor, plan->threads + thread * plan->thread_floats, &tiles);
+
+    floor_fill(tiles.floor, call->epsilon);
+    for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
+        const int64_t count = smaller(BLOCK, range.from + range.count - from);
+        const struct rows q = rows_from(call->q, &head, from);
+
+        CPU(favor_project)(favor, q, count, tiles.features, favor->stride);
+        CPU(favor_queries)(favor, count, tiles.features, favor->stride);
+        CPU(favor_divide_backward)
+        (favor, rows_from(backward->dout, &head, from), rows_from(call->out, &head, from),
+         head.inverse + from, count, tiles.gradients);
+        gemm_nt(count, favor->features, favor->values, 1, tiles.gradients, favor->values_stride,
+                head.state, favor->values_stride, 0, tiles.dfeatures, favor->stride);
+        gemm_tn(favor->features, favor->values, count, 1, tiles.features, favor->stride,
+                tiles.gradients, favor->values_stride, from > range.from ? 1 : 0, sums,
+                favor->values_stride);
+        CPU(favor_features_backward)
+        (favor, q, count, tiles.features, favor->stride, tiles.floor, tiles.dfeatures,
+         rows_from(backward->dq, &head, from));
+    }
+}
+
+/* U of a head, in the place of its first stretch. */
+static void head_state_backward(void *context, int64_t index, int thread)
+{
+    const struct plan *plan = context;
+    float *first = plan->sums + index * plan->stretches * plan->state;
+    (void)thread;
+    for (int64_t i = 1; i < plan->stretches; i++)
+        for (int64_t j = 0; j < plan->state; j++) first[j] += first[i * plan->state + j];
+}
+
+/* dφ(k_s) = U (v_s, 1), dv_s = Uᵀ φ(k_s) */
+static void stretch_keys_backward(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const struct favor *favor = &plan->favor;
+    const struct attention *call = favor->call;
+    const struct attention_backward *backward = plan->backward;
+    const int64_t index = piece / plan->stretches;
+    const struct head head = head_at(plan, index);
+    const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
+    const float *state = plan->sums + index * plan->stretches * plan->state;
+    struct tiles tiles;
+    tiles_take(favor, plan->threads + thread * plan->thread_floats, &tiles);
+
+    for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
+        const int64_t count = smaller(BLOCK, range.from + range.count - from);
+        const uint8_t *mask = mask_from(&head, from);
+        const struct rows k = rows_from(call->k, &head, from);
+        const struct rows dv = rows_from(backward->dv, &head, from);
+
+        floor_fill(tiles.floor, call->epsilon);
+        for (int64_t s = 0; s < count && mask; s++)
+            if (!mask[s]) tiles.floor[s] = 0;
+        CPU(favor_project)(favor, k, count, tiles.features, favor->stride);
+        CPU(favor_key_sizes)(favor, k, mask, count, tiles.features, tiles.half, tiles.largest);
+        CPU(favor_keys)(favor, mask, count, *head.unit, tiles.half, tiles.floor, tiles.features);
+        CPU(favor_values)(favor, rows_from(call->v, &head, from), count, tiles.values);
+        gemm_nt(count, favor->features, favor->values, 1, tiles.values, favor->values_stride, state,
+                favor->values_stride, 0, tiles.dfeatures, favor->stride);
+        gemm_nn(count, call->value_dim, favor->features, 1, tiles.features, favor->stride, state,
+                favor->values_stride, 0, dv.data, dv.stride);
+        CPU(favor_features_backward)
+        (favor, k, count, tiles.features, favor->stride, tiles.floor, tiles.dfeatures,
+         rows_from(backward->dk, &head, from));
+    }
+}
+
+enum status CPU(favor_bidirectional_backward)(struct stream *stream,
+                                              const struct attention_backward *backward)
+{
+    const struct attention *call = &backward->forward;
+    const int64_t heads = call->batch * call->heads;
+    struct plan plan;
+    plan_make(&plan, call, backward, team_threads(stream->team), stream->scratch);
+    assert(call->saved);
+
+    CPU(favor_projection_fill)(&plan.favor);
+    team_run(stream->team, heads * plan.stretches, stretch_queries_backward, &plan);
+    team_run(stream->team, heads, head_state_backward, &plan);
+    team_run(stream->team, heads * plan.stretches, stretch_keys_backward, &plan);
+    return gemm_outcome();
+}

@@ -1,0 +1,78 @@
+#ifndef KERNELS_CPU_ISA_H
+#define KERNELS_CPU_ISA_H
+
+/*
+ * The instruction set that this object is compiled for: its prefix of names, its register, and the few
+ * instructions that the compiler's vectors have no operator for. CPU_ISA comes from CMakeLists.txt.
+ */
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define CPU_NAME(isa, name)   cpu_##isa##_##name
+#define CPU_EXPAND(isa, name) CPU_NAME(isa, name)
+/* CPU(linear) is cpu_v3_linear. */
+#define CPU(name) CPU_EXPAND(CPU_ISA, name)
+
+#if defined(__AVX512F__)
+#define REGISTER_BYTES  64
+#define INTRINSIC(name) _mm512_##name
+#define REGISTER_FLOATS __m512
+#define REGISTER_INTS   __m512i
+#define LANE_NUMBERS    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#elif defined(__AVX2__)
+#define REGISTER_BYTES  32
+#define INTRINSIC(name) _mm256_##name
+#define REGISTER_FLOATS __m256
+#define REGISTER_INTS   __m256i
+#define LANE_NUMBERS    0, 1, 2, 3, 4, 5, 6, 7
+#else
+#define REGISTER_BYTES  16
+#define INTRINSIC(name) _mm_##name
+#define REGISTER_FLOATS __m128
+#define REGISTER_INTS   __m128i
+#define LANE_NUMBERS    0, 1, 2, 3
+#endif
+
+/* Floats in a register. */
+#define LANES (REGISTER_BYTES / 4)
+
+typedef float floats __attribute__((vector_size(REGISTER_BYTES)));
+typedef double doubles __attribute__((vector_size(REGISTER_BYTES)));
+typedef int32_t ints __attribute__((vector_size(REGISTER_BYTES)));
+typedef uint32_t words __attribute__((vector_size(REGISTER_BYTES)));
+typedef uint64_t long_words __attribute__((vector_size(REGISTER_BYTES)));
+
+/* a > b ? a : b, and so b where either is NaN */
+static inline floats lanes_larger(floats a, floats b)
+{
+    return (floats)INTRINSIC(max_ps)((REGISTER_FLOATS)a, (REGISTER_FLOATS)b);
+}
+
+static inline floats lanes_sqrt(floats x)
+{
+    return (floats)INTRINSIC(sqrt_ps)((REGISTER_FLOATS)x);
+}
+
+/* Products of the even lanes, 64 bits each. */
+static inline long_words lanes_multiply_even(words a, words b)
+{
+    return (long_words)INTRINSIC(mul_epu32)((REGISTER_INTS)a, (REGISTER_INTS)b);
+}
+
+/* Four registers as columns of 4 x 4 blocks, one a 128-bit lane; transposed in place. */
+static inline void lanes_transpose(words x[4])
+{
+    const REGISTER_INTS low01 = INTRINSIC(unpacklo_epi32)((REGISTER_INTS)x[0], (REGISTER_INTS)x[1]);
+    const REGISTER_INTS low23 = INTRINSIC(unpacklo_epi32)((REGISTER_INTS)x[2], (REGISTER_INTS)x[3]);
+    const REGISTER_INTS high01 =
+        INTRINSIC(unpackhi_epi32)((REGISTER_INTS)x[0], (REGISTER_INTS)x[1]);
+    const REGISTER_INTS high23 =
+        INTRINSIC(unpackhi_epi32)((REGISTER_INTS)x[2], (REGISTER_INTS)x[3]);
+    x[0] = (words)INTRINSIC(unpacklo_epi64)(low01, low23);
+    x[1] = (words)INTRINSIC(unpackhi_epi64)(low01, low23);
+    x[2] = (words)INTRINSIC(unpacklo_epi64)(high01, high23);
+    x[3] = (words)INTRINSIC(unpackhi_epi64)(high01, high23);
+}
+
+#endif
