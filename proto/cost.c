@@ -1,0 +1,124 @@
+#include "proto/cost.h"
+
+#include <stdbool.h>
+
+enum { FLOAT_BYTES = 4, REGION_FLOATS = 16 }; /* regions of activations begin at 64 bytes */
+
+/* D, M, V, L, m, d and so on, as in the comments of worker/performer.c. */
+struct shape {
+    uint64_t layers, heads, width, mlp, vocab, length, features, head_dim;
+    uint64_t rows; /* of a micro-shard */
+};
+
+static struct shape shape_of(const struct jobspec *spec)
+{
+    return (struct shape){
+        .layers = (uint64_t)spec->model.layers,
+        .heads = (uint64_t)spec->model.heads,
+        .width = (uint64_t)spec->model.width,
+        .mlp = (uint64_t)spec->model.mlp,
+        .vocab = (uint64_t)jobspec_vocab(spec),
+        .length = (uint64_t)spec->data.length,
+        .features =
+            spec->attention.kind == ATTENTION_FAVOR ? (uint64_t)spec->attention.features : 0,
+        .head_dim = (uint64_t)jobspec_head_dim(spec),
+        .rows = (uint64_t)(spec->train.micro_batch * spec->data.length),
+    };
+}
+
+static uint64_t parameters_of(const struct jobspec *spec, const struct shape *s)
+{
+    const uint64_t D = s->width, M = s->mlp;
+    const uint64_t positions = spec->model.positions == POSITIONS_LEARNED ? s->length * D : 0;
+    const uint64_t norms = 2 * 2 * D, attention = 4 * (D * D + D), mlp = M * D + M + D * M + D;
+    return s->vocab * D + positions + s->layers * (norms + attention + mlp) + 2 * D + s->vocab * D;
+}
+
+/* Floats of an allocation's region, its padding included. */
+static uint64_t region(uint64_t floats)
+{
+    return (floats + REGION_FLOATS - 1) / REGION_FLOATS * REGION_FLOATS;
+}
+
+static uint64_t activation_floats(const struct jobspec *spec, const struct shape *s)
+{
+    const uint64_t R = s->rows, D = s->width, M = s->mlp;
+    const uint64_t narrow = region(R * D), column = region(R);
+    /* input, norm1, attended, middle, norm2; q, k and v; before and after the GELU; two means and deviations */
+    const uint64_t layer = 5 * narrow + region(3 * R * D) + 2 * region(R * M) + 4 * column;
+    /* output, norm_f and its statistics, logits; gradients: stream, narrow, wide, behind a dropout */
+    const uint64_t ends = 2 * narrow + 2 * column + region(R * s->vocab);
+    const uint64_t wide = region(R * (3 * D > M ? 3 * D : M));
+    const uint64_t gradients = (spec->model.dropout > 0.0 ? 3 : 2) * narrow + wide;
+    return s->layers * layer + ends + gradients;
+}
+
+/* One buffer for each depth of the binary tree over a rank's micro-shards. */
+static uint64_t gradient_buffers(uint64_t shards)
+{
+    uint64_t buffers = 1;
+    for (; shards > 1; shards -= shards / 2) buffers++;
+    return buffers;
+}
+
+/* What partners send, until it is added: half of each bucket, or all of it where ranks are no power of two. */
+static uint64_t exchange_floats(uint64_t ranks, uint64_t parameters, uint64_t buckets)
+{
+    if (ranks == 1) return 0;
+    const bool power_of_two = (ranks & (ranks - 1)) == 0;
+    return power_of_two ? (parameters + buckets) / 2 : parameters;
+}
+
+/*
+ * Forward operations of attention on one sequence, all layers and heads. FAVOR: features of queries and keys,
+ * the sum of phi(k) [v 1], and phi(q) with it (paper, Algorithm 1). Softmax: q k and the weighted sum of v, over the keys
+ * that a query sees.
+ */
+static double attention_flops(const struct jobspec *spec, const struct shape *s,
+                              enum attention_kind kind)
+{
+    const double L = (double)s->length, d = (double)s->head_dim, m = (double)s->features;
+    const double keys = spec->model.causal ? (L + 1.0) / 2.0 : L;
+    const double heads = (double)(s->layers * s->heads);
+    switch (kind) {
+    case ATTENTION_FAVOR:
+        return heads * L * (2.0 * 2.0 * m * d + 2.0 * 2.0 * m * (d + 1.0));
+    case ATTENTION_SOFTMAX:
+        return heads * L * keys * (2.0 * d + 2.0 * d);
+    default: /* identity: no product; the others are not built yet */
+        return 0.0;
+    }
+}
+
+/* Forward operations of all other products on one sequence. */
+static double dense_flops(const struct shape *s)
+{
+    const double D = (double)s->width, M = (double)s->mlp, V = (double)s->vocab;
+    const double layer = 2.0 * D * 3.0 * D + 2.0 * D * D + 2.0 * 2.0 * D * M;
+    return (double)s->length * ((double)s->layers * layer + 2.0 * D * V);
+}
+
+void cost_of(const struct jobspec *spec, struct cost *cost)
+{
+    const struct shape s = shape_of(spec);
+    const uint64_t parameters = parameters_of(spec, &s);
+    const uint64_t ranks = (uint64_t)spec->resources.ranks;
+    const uint64_t shards = (uint64_t)(spec->train.batch / spec->train.micro_batch) / ranks;
+    /* Each product has two of its size in the backward pass. */
+    const double passes = 3.0, batch = (double)spec->train.batch;
+    const double dense = passes * batch * dense_flops(&s);
+
+    cost->parameters = parameters;
+    cost->bytes_weights =
+        FLOAT_BYTES * (parameters + s.layers * s.features * s.head_dim /* projections */);
+    cost->bytes_gradients = FLOAT_BYTES * (parameters * gradient_buffers(shards) +
+                                           exchange_floats(ranks, parameters, s.layers + 2));
+    cost->bytes_moments = FLOAT_BYTES * 2 * parameters;
+    cost->bytes_activations = FLOAT_BYTES * activation_floats(spec, &s);
+    cost->bytes_total =
+        cost->bytes_weights + cost->bytes_gradients + cost->bytes_moments + cost->bytes_activations;
+    cost->flops_attention = passes * batch * attention_flops(spec, &s, spec->attention.kind);
+    cost->flops_step = dense + cost->flops_attention;
+    cost->flops_step_exact = dense + passes * batch * attention_flops(spec, &s, ATTENTION_SOFTMAX);
+    cost->tokens_step = (uint64_t)(spec->train.batch * spec->data.length);
+}

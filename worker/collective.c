@@ -1,0 +1,353 @@
+#include "worker/collective.h"
+
+#include <assert.h>
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * A sum on its way, among a power of two of ranks (the core; the ranks beyond it are the surplus):
+ *
+ *   fold      surplus rank r sends all of it to core rank r - core, which adds it
+ *   halve     at distance 1, 2, 4, ...: partners send each other the half that the other keeps, and add
+ *   double    back, at distance ..., 4, 2, 1: partners send each other what they have finished
+ *   unfold    core rank r sends the result to its surplus rank
+ *
+ * Each stage is one pair of messages. Both sides know the sizes, so empty ones are not sent.
+ */
+enum stage { STAGE_FOLD, STAGE_HALVE, STAGE_DOUBLE, STAGE_UNFOLD, STAGE_DONE };
+
+enum { DISTANCES_MAX = 31, TAGS = 32768 };
+
+struct range {
+    int64_t begin, count;
+};
+
+struct sum {
+    float *values;
+    int64_t count;
+    float *received; /* room for what a partner sends to be added */
+    int tag;
+    enum stage stage;
+    int level; /* of halving and doubling: distance 1 << level */
+    struct range
+        kept[DISTANCES_MAX + 1]; /* kept[level]: what this rank holds before halving at it */
+    MPI_Request requests[2];     /* receive, send */
+};
+
+struct collective {
+    int rank, ranks;
+    bool mpi;
+    int core, levels; /* core == 1 << levels */
+    char library[64];
+
+    float *room; /* for `received` of the sums under way */
+    int64_t room_floats, room_used;
+    struct sum *sums;
+    int sums_max, sums_count, sums_done;
+};
+
+static enum status translate(int code, const char *what, struct fault *fault)
+{
+    if (code == MPI_SUCCESS) return ST_OK;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    return fault_set(fault, ST_COLLECTIVE, "%s: %s", what, text);
+}
+
+enum status collective_single(struct collective **collective)
+{
+    struct collective *single = calloc(1, sizeof *single);
+    if (!single) return ST_NO_MEMORY;
+    single->ranks = 1;
+    single->core = 1;
+    *collective = single;
+    return ST_OK;
+}
+
+/* "Open MPI v4.1.4, package: ..." to "Open MPI 4.1.4" */
+static void name_library(char *name, size_t size)
+{
+    char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int length = 0;
+    MPI_Get_library_version(version, &length);
+    version[strcspn(version, ",\n")] = '\0';
+    char *v = strstr(version, " v");
+    if (v) memmove(v + 1, v + 2, strlen(v + 2) + 1);
+    snprintf(name, size, "%.*s", (int)size - 1, version);
+}
+
+enum status collective_mpi(int *argc, char ***argv, struct collective **collective,
+                           struct fault *fault)
+{
+    struct collective *joined = calloc(1, sizeof *joined);
+    if (!joined) return fault_set(fault, ST_NO_MEMORY, "no memory to join the other ranks");
+
+    int provided = MPI_THREAD_SINGLE;
+    enum status status = translate(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided),
+                                   "could not join the other ranks", fault);
+    if (status == ST_OK && provided < MPI_THREAD_FUNNELED)
+        status = fault_set(fault, ST_COLLECTIVE, "this MPI was built without threads");
+    if (status != ST_OK) {
+        free(joined);
+        return status;
+    }
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(MPI_COMM_WORLD, &joined->rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &joined->ranks);
+    joined->mpi = true;
+    joined->core = 1;
+    while (joined->core * 2 <= joined->ranks) {
+        joined->core *= 2;
+        joined->levels++;
+    }
+    name_library(joined->library, sizeof joined->library);
+    *collective = joined;
+    return ST_OK;
+}
+
+int64_t collective_room_floats(int ranks, int64_t floats, int sums)
+{
+    if (ranks == 1) return 0;
+    bool surplus = (ranks & (ranks - 1)) != 0;
+    return surplus ? floats : (floats + sums) / 2;
+}
+
+enum status collective_reserve(struct collective *collective, int64_t floats, int sums)
+{
+    assert(!collective->sums);
+    collective->room_floats = collective_room_floats(collective->ranks, floats, sums);
+    collective->sums = calloc((size_t)sums, sizeof *collective->sums);
+    collective->room = calloc((size_t)collective->room_floats + 1, sizeof *collective->room);
+    collective->sums_max = sums;
+    return collective->sums && collective->room ? ST_OK : ST_NO_MEMORY;
+}
+
+int collective_rank(const struct collective *collective)
+{
+    return collective->rank;
+}
+
+int collective_ranks(const struct collective *collective)
+{
+    return collective->ranks;
+}
+
+const char *collective_library(const struct collective *collective)
+{
+    return collective->library;
+}
+
+static bool is_surplus(const struct collective *collective)
+{
+    return collective->rank >= collective->core;
+}
+
+static bool has_surplus(const struct collective *collective)
+{
+    return !is_surplus(collective) && collective->rank + collective->core < collective->ranks;
+}
+
+static enum status exchange(struct sum *sum, int partner, struct range receive, float *into,
+                            struct range send, struct fault *fault)
+{
+    int code = MPI_SUCCESS;
+    sum->requests[0] = sum->requests[1] = MPI_REQUEST_NULL;
+    if (receive.count > 0)
+        code = MPI_Irecv(into, (int)receive.count, MPI_FLOAT, partner, sum->tag, MPI_COMM_WORLD,
+                         &sum->requests[0]);
+    if (code == MPI_SUCCESS && send.count > 0)
+        code = MPI_Isend(sum->values + send.begin, (int)send.count, MPI_FLOAT, partner, sum->tag,
+                         MPI_COMM_WORLD, &sum->requests[1]);
+    return translate(code, "could not send gradients to another rank", fault);
+}
+
+static void add_received(struct sum *sum, struct range range)
+{
+    float *mine = sum->values + range.begin;
+    for (int64_t i = 0; i < range.count; i++) mine[i] += sum->received[i];
+}
+
+static struct range lower_half(struct range range)
+{
+    return (struct range){range.begin, range.count / 2};
+}
+
+static struct range upper_half(struct range range)
+{
+    return (struct range){range.begin + range.count / 2, range.count - range.count / 2};
+}
+
+/* Which half of kept[level] this rank keeps at that level, and which its partner. */
+static void split(const struct collective *collective, const struct sum *sum, int level,
+                  struct range *mine, struct range *theirs)
+{
+    bool upper = (collective->rank >> level) & 1;
+    struct range whole = sum->kept[level];
+    *mine = upper ? upper_half(whole) : lower_half(whole);
+    *theirs = upper ? lower_half(whole) : upper_half(whole);
+}
+
+/* Posts the messages of the stage that `sum` stands at. */
+static enum status begin_stage(const struct collective *collective, struct sum *sum,
+                               struct fault *fault)
+{
+    const struct range all = {0, sum->count}, nothing = {0, 0};
+    const int partner = collective->rank ^ (1 << sum->level);
+    struct range mine, theirs;
+
+    switch (sum->stage) {
+    case STAGE_FOLD:
+        if (is_surplus(collective))
+            return exchange(sum, collective->rank - collective->core, nothing, NULL, all, fault);
+        return exchange(sum, collective->rank + collective->core, all, sum->received, nothing,
+                        fault);
+    case STAGE_HALVE:
+        split(collective, sum, sum->level, &mine, &theirs);
+        return exchange(sum, partner, mine, sum->received, theirs, fault);
+    case STAGE_DOUBLE:
+        split(collective, sum, sum->level, &mine, &theirs);
+        return exchange(sum, partner, theirs, sum->values + theirs.begin, mine, fault);
+    case STAGE_UNFOLD:
+        if (is_surplus(collective))
+            return exchange(sum, collective->rank - collective->core, all, sum->values, nothing,
+                            fault);
+        return exchange(sum, collective->rank + collective->core, nothing, NULL, all, fault);
+    case STAGE_DONE:
+        break;
+    }
+    return ST_OK;
+}
+
+/* Takes in what the finished stage brought and moves to the next. */
+static void end_stage(const struct collective *collective, struct sum *sum)
+{
+    const struct range all = {0, sum->count};
+    struct range mine, theirs;
+
+    switch (sum->stage) {
+    case STAGE_FOLD:
+        if (is_surplus(collective)) {
+            sum->stage = STAGE_UNFOLD;
+            break;
+        }
+        add_received(sum, all);
+        sum->stage = STAGE_HALVE;
+        break;
+    case STAGE_HALVE:
+        split(collective, sum, sum->level, &mine, &theirs);
+        add_received(sum, mine);
+        sum->kept[++sum->level] = mine;
+        if (sum->level < collective->levels) break;
+        sum->level--;
+        sum->stage = STAGE_DOUBLE;
+        break;
+    case STAGE_DOUBLE:
+        if (sum->level-- > 0) break;
+        sum->level = 0;
+        sum->stage = has_surplus(collective) ? STAGE_UNFOLD : STAGE_DONE;
+        break;
+    case STAGE_UNFOLD:
+        sum->stage = STAGE_DONE;
+        break;
+    case STAGE_DONE:
+        break;
+    }
+}
+
+enum status collective_sum_start(struct collective *collective, float *values, int64_t count,
+                                 struct fault *fault)
+{
+    if (collective->ranks == 1) return ST_OK;
+    assert(collective->sums_count < collective->sums_max);
+    assert(count <= INT32_MAX);
+
+    const bool folds = has_surplus(collective) || is_surplus(collective);
+    const int64_t room = has_surplus(collective) ? count : count - count / 2;
+    struct sum *sum = &collective->sums[collective->sums_count];
+    *sum = (struct sum){
+        .values = values,
+        .count = count,
+        .received = collective->room + collective->room_used,
+        .tag = collective->sums_count % TAGS,
+        .stage = folds ? STAGE_FOLD : STAGE_HALVE,
+        .kept = {{0, count}},
+    };
+    assert(collective->room_used + room <= collective->room_floats);
+    collective->room_used += room;
+    collective->sums_count++;
+    return begin_stage(collective, sum, fault);
+}
+
+/* Moves one sum as far as it goes without waiting; with `wait`, to its end. */
+static enum status advance(struct collective *collective, struct sum *sum, bool wait,
+                           struct fault *fault)
+{
+    while (sum->stage != STAGE_DONE) {
+        int arrived = 1;
+        int code = wait ? MPI_Waitall(2, sum->requests, MPI_STATUSES_IGNORE)
+                        : MPI_Testall(2, sum->requests, &arrived, MPI_STATUSES_IGNORE);
+        enum status status = translate(code, "lost another rank while summing gradients", fault);
+        if (status != ST_OK || !arrived) return status;
+        end_stage(collective, sum);
+        status = begin_stage(collective, sum, fault);
+        if (status != ST_OK) return status;
+    }
+    return ST_OK;
+}
+
+enum status collective_progress(struct collective *collective, struct fault *fault)
+{
+    for (int i = collective->sums_done; i < collective->sums_count; i++) {
+        enum status status = advance(collective, &collective->sums[i], false, fault);
+        if (status != ST_OK) return status;
+        if (i == collective->sums_done && collective->sums[i].stage == STAGE_DONE)
+            collective->sums_done++;
+    }
+    return ST_OK;
+}
+
+enum status collective_finish(struct collective *collective, struct fault *fault)
+{
+    /* Oldest first on every rank: so the one that is waited for can always get on. */
+    for (int i = collective->sums_done; i < collective->sums_count; i++) {
+        enum status status = advance(collective, &collective->sums[i], true, fault);
+        if (status != ST_OK) return status;
+        status = collective_progress(collective, fault);
+        if (status != ST_OK) return status;
+    }
+    collective->sums_count = collective->sums_done = 0;
+    collective->room_used = 0;
+    return ST_OK;
+}
+
+enum status collective_gather(struct collective *collective, const void *record, size_t bytes,
+                              void *all, struct fault *fault)
+{
+    if (!collective->mpi) {
+        memcpy(all, record, bytes);
+        return ST_OK;
+    }
+    assert(bytes <= INT32_MAX);
+    return translate(
+        MPI_Allgather(record, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD),
+        "lost another rank at the edge of a step", fault);
+}
+
+void collective_close(struct collective *collective)
+{
+    if (!collective) return;
+    if (collective->mpi) MPI_Finalize();
+    free(collective->room);
+    free(collective->sums);
+    free(collective);
+}
+
+void collective_abandon(struct collective *collective, int exit_code)
+{
+    if (collective && collective->mpi) MPI_Abort(MPI_COMM_WORLD, exit_code);
+    exit(exit_code);
+}

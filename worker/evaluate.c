@@ -1,0 +1,89 @@
+#include "worker/evaluate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t ceil_divide(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+enum status evaluate_prepare(struct training *t, struct fault *fault)
+{
+    if (!t->valid) return ST_OK;
+    const struct jobspec *spec = t->setup.spec;
+    const int ranks = collective_ranks(t->setup.collective);
+
+    t->valid_sequences =
+        smaller(spec->evaluate.batches * spec->train.batch, dataset_rows(t->valid));
+    t->valid_shards = ceil_divide(t->valid_sequences, spec->train.micro_batch);
+    t->valid_shards_rank = ceil_divide(t->valid_shards, ranks);
+    t->valid_mine = calloc((size_t)t->valid_shards_rank, sizeof *t->valid_mine);
+    t->valid_all = calloc((size_t)(t->valid_shards_rank * ranks), sizeof *t->valid_all);
+    t->valid_losses = calloc((size_t)t->valid_shards, sizeof *t->valid_losses);
+    if (t->valid_mine && t->valid_all && t->valid_losses) return ST_OK;
+    return fault_set(fault, ST_NO_MEMORY, "no memory for evaluations: lower evaluate.batches");
+}
+
+static enum status run_shard(struct training *t, int64_t shard, struct shard_sums *sums)
+{
+    const int64_t micro_batch = t->setup.spec->train.micro_batch;
+    const int64_t first = shard * micro_batch;
+    const struct performer_pass pass = {.training = false};
+    struct loss loss;
+
+    t->batch.sequences = smaller(micro_batch, t->valid_sequences - first);
+    dataset_rows_at(t->valid, first, &t->batch);
+    enum status status = performer_forward(t->model, &t->stream, t->weights, &t->batch, &pass);
+    if (status == ST_OK) status = performer_loss(t->model, &t->stream, &t->batch, false, &loss);
+    if (status != ST_OK) return status;
+    *sums = (struct shard_sums){loss.sum, loss.counted, loss.correct};
+    return ST_OK;
+}
+
+static void tell(struct training *t, double loss, double accuracy)
+{
+    if (collective_rank(t->setup.collective) != 0) return;
+    struct uplink *uplink = t->setup.uplink;
+    uplink_metric(uplink, t->state.step, "valid_loss", loss);
+    uplink_metric(uplink, t->state.step, "valid_accuracy", accuracy);
+    if (!t->entropy_told)
+        uplink_metric(uplink, t->state.step, "unigram_entropy", dataset_entropy(t->valid));
+    t->entropy_told = true;
+}
+
+enum status evaluate_run(struct training *t, double *valid_loss, struct fault *fault)
+{
+    const int64_t begin = collective_rank(t->setup.collective) * t->valid_shards_rank;
+    const int64_t end = smaller(begin + t->valid_shards_rank, t->valid_shards);
+
+    training_phase(t, t->state.step, PHASE_EVALUATE);
+    for (int64_t shard = begin; shard < end; shard++) {
+        enum status status = run_shard(t, shard, &t->valid_mine[shard - begin]);
+        if (status != ST_OK)
+            return fault_set(fault, status, "an operation of the evaluation failed: %s",
+                             status_text(status));
+    }
+    enum status status = collective_gather(t->setup.collective, t->valid_mine,
+                                           (size_t)t->valid_shards_rank * sizeof *t->valid_mine,
+                                           t->valid_all, fault);
+    if (status != ST_OK) return status;
+
+    int64_t counted = 0, correct = 0;
+    for (int64_t shard = 0; shard < t->valid_shards; shard++) {
+        t->valid_losses[shard] = t->valid_all[shard].loss;
+        counted += t->valid_all[shard].counted;
+        correct += t->valid_all[shard].correct;
+    }
+    if (counted == 0)
+        return fault_set(fault, ST_BAD_DATA, "the validation rows hold no token to predict");
+    double loss = tree_sum(t->valid_losses, t->valid_shards) / (double)counted;
+    tell(t, loss, (double)correct / (double)counted);
+    *valid_loss = loss;
+    return ST_OK;
+}

@@ -1,0 +1,18 @@
+#ifndef WORKER_EVALUATE_H
+#define WORKER_EVALUATE_H
+
+#include "proto/status.h"
+#include "worker/training.h"
+
+/* Makes room for evaluations of evaluate.batches * train.batch validation rows, or as many as there are.
+ * ST_NO_MEMORY. Without validation data it does nothing. */
+enum status evaluate_prepare(struct training *training, struct fault *fault);
+
+/*
+ * The loss over the first validation rows in file order, with the features in use and nothing dropped. The sums of
+ * every shard go to every rank and are added by one tree: the same bits for any number of ranks. Tells the metrics
+ * valid_loss and valid_accuracy, and unigram_entropy once. All ranks must call it.
+ */
+enum status evaluate_run(struct training *training, double *valid_loss, struct fault *fault);
+
+#endif

@@ -1,0 +1,551 @@
+#include "worker/performer.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "kernels/projection.h"
+
+enum { REGION_ALIGN_BYTES = 64 };
+
+/* What a layer keeps from forward to backward. Rows R are sequences * length; D width, M mlp. */
+struct layer_activations {
+    float *input;              /* (R, D) the residual stream as it comes in */
+    float *norm1;              /* (R, D) */
+    float *qkv;                /* (R, 3 D) */
+    float *attended;           /* (R, D) */
+    float *middle;             /* (R, D) the residual stream between attention and MLP */
+    float *norm2;              /* (R, D) */
+    float *inner, *inner_gelu; /* (R, M) before and after the GELU */
+    float *mean1, *rstd1;      /* (R) */
+    float *mean2, *rstd2;      /* (R) */
+    float *saved;              /* the attention's own */
+};
+
+struct performer {
+    const struct jobspec *spec;
+    const struct params *params;
+    const struct backend *backend;
+    int threads;
+    int64_t width, mlp, heads, head_dim, vocab, length;
+
+    struct layer_activations *layer; /* (layers) */
+    float *output;                   /* (R, D) of the last layer */
+    float *norm_f;                   /* (R, D) */
+    float *mean_f, *rstd_f;          /* (R) */
+    float *logits;                   /* (R, V); then their gradient */
+
+    float *dstream;  /* (R, D) gradient of the residual stream */
+    float *dnarrow;  /* (R, D) */
+    float *dwide;    /* (R, max(3 D, M)) */
+    float *ddropped; /* (R, D) dstream behind a dropout; dstream itself where nothing is dropped */
+
+    float *projections;      /* (layers, m, d) or NULL */
+    double *projection_work; /* (m, d) */
+
+    void *activations, *saved;
+    size_t activation_bytes, saved_bytes;
+
+    /* Of the pass under way. An operation that fails makes the rest of the pass skip. */
+    struct stream *stream;
+    struct performer_hooks hooks;
+    struct performer_pass pass;
+    enum status status;
+    size_t scratch_bytes; /* the largest that an operation asked for */
+    bool measuring;       /* operations are asked for their scratch, not run */
+};
+
+/* Runs an operation of the backend, or in the measuring pass asks what scratch it needs. */
+#define RUN(model, op, arguments)                                                                 \
+    do {                                                                                          \
+        if ((model)->measuring)                                                                   \
+            note_scratch((model), (model)->backend->op##_scratch((arguments), (model)->threads)); \
+        else if ((model)->status == ST_OK)                                                        \
+            (model)->status = (model)->backend->op((model)->stream, (arguments));                 \
+        if ((model)->hooks.between) (model)->hooks.between((model)->hooks.context);               \
+    } while (0)
+
+/* DO(m, add, .count = n, .x = x, .y = y) */
+#define DO(model, op, ...) RUN(model, op, (&(const struct op){__VA_ARGS__}))
+
+static void note_scratch(struct performer *m, size_t bytes)
+{
+    if (bytes > m->scratch_bytes) m->scratch_bytes = bytes;
+}
+
+/* Sites of dropout: after the embedding, after each out_proj, after each fc2. */
+enum { SITE_EMBEDDING = 0 };
+static uint32_t site_attention(int64_t layer)
+{
+    return (uint32_t)(1 + 2 * layer);
+}
+static uint32_t site_mlp(int64_t layer)
+{
+    return (uint32_t)(2 + 2 * layer);
+}
+
+static struct dropout_key dropout_at(const struct performer *m, uint32_t site)
+{
+    return (struct dropout_key){
+        .rate = m->pass.training ? (float)m->spec->model.dropout : 0.0F,
+        .seed = (uint64_t)m->spec->job.seed,
+        .step = (uint32_t)m->pass.step,
+        .site = site,
+        .first_sequence = (uint32_t)m->pass.first_sequence,
+        .length = m->length,
+    };
+}
+
+/* One of q, k, v in their common product: row stride 3 D. */
+static struct heads_view qkv_view(const struct performer *m, float *qkv, int which)
+{
+    return (struct heads_view){
+        .data = qkv ? qkv + which * m->width : NULL,
+        .batch_stride = m->length * 3 * m->width,
+        .head_stride = m->head_dim,
+        .row_stride = 3 * m->width,
+    };
+}
+
+/* (R, D) seen by head. */
+static struct heads_view row_view(const struct performer *m, float *rows)
+{
+    return (struct heads_view){
+        .data = rows,
+        .batch_stride = m->length * m->width,
+        .head_stride = m->head_dim,
+        .row_stride = m->width,
+    };
+}
+
+static struct attention attention_of(const struct performer *m, int64_t layer,
+                                     const struct batch *batch)
+{
+    const struct layer_activations *a = &m->layer[layer];
+    const int64_t projection_floats = m->params->features * m->head_dim;
+    return (struct attention){
+        .kind = m->spec->attention.kind,
+        .kernel = m->spec->attention.kernel,
+        .causal = m->spec->model.causal,
+        .epsilon = (float)m->spec->attention.epsilon,
+        .batch = batch->sequences,
+        .heads = m->heads,
+        .length = m->length,
+        .head_dim = m->head_dim,
+        .value_dim = m->head_dim,
+        .features = m->params->features,
+        .projection = m->projections ? m->projections + layer * projection_floats : NULL,
+        /* Rows joined end to end hold no padding, and kernels go faster where they need not look. */
+        .key_mask = m->spec->data.packing == PACKING_PAD ? batch->key_mask : NULL,
+        .q = qkv_view(m, a->qkv, 0),
+        .k = qkv_view(m, a->qkv, 1),
+        .v = qkv_view(m, a->qkv, 2),
+        .out = row_view(m, a->attended),
+        .saved = m->pass.training ? a->saved : NULL,
+    };
+}
+
+static void forward_layer(struct performer *m, int64_t layer, const float *w,
+                          const struct batch *batch, float *output)
+{
+    const int64_t R = batch->sequences * m->length, D = m->width, M = m->mlp;
+    const struct layer_offsets *at = &m->params->layer[layer];
+    struct layer_activations *a = &m->layer[layer];
+
+    DO(m, layernorm, .rows = R, .width = D, .x = a->input, .weight = w + at->norm1_weight,
+       .bias = w + at->norm1_bias, .y = a->norm1, .mean = a->mean1, .rstd = a->rstd1);
+    DO(m, linear, .rows = R, .in = D, .out = 3 * D, .x = a->norm1, .weight = w + at->q_weight,
+       .bias = w + at->q_bias, .y = a->qkv);
+    const struct attention attention = attention_of(m, layer, batch);
+    RUN(m, attention, &attention);
+    DO(m, linear_residual,
+       .linear = {.rows = R,
+                  .in = D,
+                  .out = D,
+                  .x = a->attended,
+                  .weight = w + at->out_weight,
+                  .bias = w + at->out_bias,
+                  .y = a->middle},
+       .residual = a->input, .dropout = dropout_at(m, site_attention(layer)));
+
+    DO(m, layernorm, .rows = R, .width = D, .x = a->middle, .weight = w + at->norm2_weight,
+       .bias = w + at->norm2_bias, .y = a->norm2, .mean = a->mean2, .rstd = a->rstd2);
+    DO(m, linear_gelu,
+       .linear = {.rows = R,
+                  .in = D,
+                  .out = M,
+                  .x = a->norm2,
+                  .weight = w + at->fc1_weight,
+                  .bias = w + at->fc1_bias,
+                  .y = a->inner_gelu},
+       .u = a->inner);
+    DO(m, linear_residual,
+       .linear = {.rows = R,
+                  .in = M,
+                  .out = D,
+                  .x = a->inner_gelu,
+                  .weight = w + at->fc2_weight,
+                  .bias = w + at->fc2_bias,
+                  .y = output},
+       .residual = a->middle, .dropout = dropout_at(m, site_mlp(layer)));
+}
+
+/* Where layer `layer` - 1 leaves the residual stream: the input of `layer`, or what norm_f reads. */
+static float *stream_into(const struct performer *m, int64_t layer)
+{
+    return layer < m->params->layers ? m->layer[layer].input : m->output;
+}
+
+static void forward(struct performer *m, const float *w, const struct batch *batch)
+{
+    const int64_t R = batch->sequences * m->length, D = m->width, V = m->vocab;
+    const struct embedding_offsets *embedding = &m->params->embedding;
+    const struct head_offsets *head = &m->params->head;
+
+    DO(m, embed, .rows = R, .width = D, .vocab = V, .ids = batch->ids,
+       .tokens = w + embedding->tok_embed,
+       .positions = embedding->pos_embed >= 0 ? w + embedding->pos_embed : NULL,
+       .dropout = dropout_at(m, SITE_EMBEDDING), .y = stream_into(m, 0));
+    for (int64_t layer = 0; layer < m->params->layers; layer++)
+        forward_layer(m, layer, w, batch, stream_into(m, layer + 1));
+    DO(m, layernorm, .rows = R, .width = D, .x = m->output, .weight = w + head->norm_f_weight,
+       .bias = w + head->norm_f_bias, .y = m->norm_f, .mean = m->mean_f, .rstd = m->rstd_f);
+    DO(m, linear, .rows = R, .in = D, .out = V, .x = m->norm_f, .weight = w + head->lm_head,
+       .y = m->logits);
+}
+
+/* The gradient behind a dropout of the residual stream: dstream itself where nothing is dropped. */
+static const float *through_dropout(struct performer *m, int64_t rows, uint32_t site)
+{
+    if (m->ddropped == m->dstream) return m->dstream;
+    DO(m, dropout, .rows = rows, .width = m->width, .key = dropout_at(m, site), .x = m->dstream,
+       .y = m->ddropped);
+    return m->ddropped;
+}
+
+/* From the last operation of the layer to its first; dstream goes in as the gradient of the layer's
+ * output and comes out as that of its input. */
+static void backward_layer(struct performer *m, int64_t layer, const float *w,
+                           const struct batch *batch, float *g)
+{
+    const int64_t R = batch->sequences * m->length, D = m->width, M = m->mlp;
+    const struct layer_offsets *at = &m->params->layer[layer];
+    const struct layer_activations *a = &m->layer[layer];
+
+    const float *dmlp = through_dropout(m, R, site_mlp(layer));
+    DO(m, linear_backward, .rows = R, .in = M, .out = D, .x = a->inner_gelu,
+       .weight = w + at->fc2_weight, .dy = dmlp, .dx = m->dwide, .dweight = g + at->fc2_weight,
+       .dbias = g + at->fc2_bias);
+    DO(m, gelu_backward, .count = R * M, .u = a->inner, .dy = m->dwide, .du = m->dwide);
+    DO(m, linear_backward, .rows = R, .in = D, .out = M, .x = a->norm2,
+       .weight = w + at->fc1_weight, .dy = m->dwide, .dx = m->dnarrow,
+       .dweight = g + at->fc1_weight, .dbias = g + at->fc1_bias);
+    DO(m, layernorm_backward, .rows = R, .width = D, .x = a->middle, .weight = w + at->norm2_weight,
+       .mean = a->mean2, .rstd = a->rstd2, .dy = m->dnarrow, .dresidual = m->dstream,
+       .dx = m->dstream, .dweight = g + at->norm2_weight, .dbias = g + at->norm2_bias);
+
+    const float *dattended = through_dropout(m, R, site_attention(layer));
+    DO(m, linear_backward, .rows = R, .in = D, .out = D, .x = a->attended,
+       .weight = w + at->out_weight, .dy = dattended, .dx = m->dnarrow,
+       .dweight = g + at->out_weight, .dbias = g + at->out_bias);
+    DO(m, attention_backward, .forward = attention_of(m, layer, batch),
+       .dout = row_view(m, m->dnarrow), .dq = qkv_view(m, m->dwide, 0),
+       .dk = qkv_view(m, m->dwide, 1), .dv = qkv_view(m, m->dwide, 2));
+    DO(m, linear_backward, .rows = R, .in = D, .out = 3 * D, .x = a->norm1,
+       .weight = w + at->q_weight, .dy = m->dwide, .dx = m->dnarrow, .dweight = g + at->q_weight,
+       .dbias = g + at->q_bias);
+    DO(m, layernorm_backward, .rows = R, .width = D, .x = a->input, .weight = w + at->norm1_weight,
+       .mean = a->mean1, .rstd = a->rstd1, .dy = m->dnarrow, .dresidual = m->dstream,
+       .dx = m->dstream, .dweight = g + at->norm1_weight, .dbias = g + at->norm1_bias);
+}
+
+static void bucket_done(struct performer *m, int bucket)
+{
+    if (m->status == ST_OK && m->hooks.bucket_done) m->hooks.bucket_done(m->hooks.context, bucket);
+}
+
+static void backward(struct performer *m, const float *w, const struct batch *batch, float *g)
+{
+    const int64_t R = batch->sequences * m->length, D = m->width, V = m->vocab;
+    const struct embedding_offsets *embedding = &m->params->embedding;
+    const struct head_offsets *head = &m->params->head;
+    int bucket = m->params->buckets - 1;
+
+    DO(m, linear_backward, .rows = R, .in = D, .out = V, .x = m->norm_f,
+       .weight = w + head->lm_head, .dy = m->logits, .dx = m->dnarrow,
+       .dweight = g + head->lm_head);
+    DO(m, layernorm_backward, .rows = R, .width = D, .x = m->output,
+       .weight = w + head->norm_f_weight, .mean = m->mean_f, .rstd = m->rstd_f, .dy = m->dnarrow,
+       .dx = m->dstream, .dweight = g + head->norm_f_weight, .dbias = g + head->norm_f_bias);
+    bucket_done(m, bucket--);
+
+    for (int64_t layer = m->params->layers - 1; layer >= 0; layer--) {
+        backward_layer(m, layer, w, batch, g);
+        bucket_done(m, bucket--);
+    }
+
+    DO(m, embed_backward, .rows = R, .width = D, .vocab = V, .ids = batch->ids,
+       .dropout = dropout_at(m, SITE_EMBEDDING), .dy = m->dstream,
+       .dtokens = g + embedding->tok_embed,
+       .dpositions = embedding->pos_embed >= 0 ? g + embedding->pos_embed : NULL);
+    bucket_done(m, bucket);
+}
+
+static void loss_of(struct performer *m, const struct batch *batch, bool with_backward,
+                    struct loss *loss)
+{
+    DO(m, cross_entropy, .rows = batch->sequences * m->length, .vocab = m->vocab,
+       .logits = m->logits, .targets = batch->targets, .backward = with_backward,
+       .loss_sum = &loss->sum, .counted = &loss->counted, .correct = &loss->correct);
+}
+
+enum status performer_forward(struct performer *model, struct stream *stream, const float *weights,
+                              const struct batch *batch, const struct performer_pass *pass)
+{
+    assert(batch->length == model->length);
+    assert(batch->sequences <= model->spec->train.micro_batch);
+    model->stream = stream;
+    model->pass = *pass;
+    model->status = ST_OK;
+    forward(model, weights, batch);
+    return model->status;
+}
+
+const float *performer_logits(const struct performer *model)
+{
+    return model->logits;
+}
+
+enum status performer_loss(struct performer *model, struct stream *stream,
+                           const struct batch *batch, bool backward_follows, struct loss *loss)
+{
+    model->stream = stream;
+    struct loss sums = {0};
+    loss_of(model, batch, backward_follows, &sums);
+    if (model->status == ST_OK) model->status = model->backend->sync(stream);
+    if (model->status == ST_OK) *loss = sums;
+    return model->status;
+}
+
+enum status performer_backward(struct performer *model, struct stream *stream, const float *weights,
+                               const struct batch *batch, float *gradient,
+                               const struct performer_hooks *hooks)
+{
+    assert(model->pass.training);
+    model->stream = stream;
+    if (hooks) model->hooks = *hooks;
+    backward(model, weights, batch, gradient);
+    memset(&model->hooks, 0, sizeof model->hooks);
+    return model->status;
+}
+
+/* Hands out regions of one allocation; with base NULL it only counts. */
+struct carver {
+    char *base;
+    size_t bytes;
+};
+
+static float *carve(struct carver *carver, int64_t floats)
+{
+    size_t bytes = (size_t)floats * sizeof(float);
+    bytes = (bytes + REGION_ALIGN_BYTES - 1) / REGION_ALIGN_BYTES * REGION_ALIGN_BYTES;
+    float *region = carver->base ? (float *)(carver->base + carver->bytes) : NULL;
+    carver->bytes += bytes;
+    return region;
+}
+
+static void carve_activations(struct performer *m, struct carver *carver)
+{
+    const int64_t R = m->spec->train.micro_batch * m->length, D = m->width, M = m->mlp;
+
+    for (int64_t layer = 0; layer < m->params->layers; layer++) {
+        struct layer_activations *a = &m->layer[layer];
+        a->input = carve(carver, R * D);
+        a->norm1 = carve(carver, R * D);
+        a->qkv = carve(carver, R * 3 * D);
+        a->attended = carve(carver, R * D);
+        a->middle = carve(carver, R * D);
+        a->norm2 = carve(carver, R * D);
+        a->inner = carve(carver, R * M);
+        a->inner_gelu = carve(carver, R * M);
+        a->mean1 = carve(carver, R);
+        a->rstd1 = carve(carver, R);
+        a->mean2 = carve(carver, R);
+        a->rstd2 = carve(carver, R);
+    }
+    m->output = carve(carver, R * D);
+    m->norm_f = carve(carver, R * D);
+    m->mean_f = carve(carver, R);
+    m->rstd_f = carve(carver, R);
+    m->logits = carve(carver, R * m->vocab);
+    m->dstream = carve(carver, R * D);
+    m->dnarrow = carve(carver, R * D);
+    m->dwide = carve(carver, R * (3 * D > M ? 3 * D : M));
+    m->ddropped = m->spec->model.dropout > 0.0 ? carve(carver, R * D) : m->dstream;
+}
+
+static void carve_saved(struct performer *m, struct carver *carver)
+{
+    const struct batch batch = {.sequences = m->spec->train.micro_batch, .length = m->length};
+    m->pass.training = true;
+    for (int64_t layer = 0; layer < m->params->layers; layer++) {
+        const struct attention attention = attention_of(m, layer, &batch);
+        m->layer[layer].saved =
+            carve(carver, (int64_t)m->backend->attention_saved_floats(&attention));
+    }
+}
+
+static enum status allocate(struct performer *m,
+                            void (*lay_out)(struct performer *, struct carver *), const char *what,
+                            void **memory, size_t *bytes, struct fault *fault)
+{
+    struct carver carver = {0};
+    lay_out(m, &carver);
+    size_t needed = carver.bytes > 0 ? carver.bytes : REGION_ALIGN_BYTES;
+    *memory = aligned_alloc(REGION_ALIGN_BYTES, needed);
+    if (!*memory)
+        return fault_set(fault, ST_NO_MEMORY,
+                         "%zu bytes for %s: lower train.micro_batch or data.length", needed, what);
+    *bytes = carver.bytes;
+    carver = (struct carver){.base = *memory};
+    lay_out(m, &carver);
+    return ST_OK;
+}
+
+/* The passes themselves are asked, so that no operation can be forgotten. A smaller last shard of an
+ * evaluation needs no more than a whole one. */
+static void measure_scratch(struct performer *m)
+{
+    const struct batch batch = {.sequences = m->spec->train.micro_batch, .length = m->length};
+    float *somewhere =
+        m->activations; /* in place of weights and gradient: nothing is read or written */
+    struct loss loss;
+
+    m->measuring = true;
+    for (int training = 0; training <= 1; training++) {
+        m->pass = (struct performer_pass){.training = training};
+        forward(m, somewhere, &batch);
+        loss_of(m, &batch, training, &loss);
+    }
+    backward(m, somewhere, &batch, somewhere);
+    m->measuring = false;
+}
+
+static enum status check_support(const struct performer *m, struct fault *fault)
+{
+    const struct batch batch = {.sequences = m->spec->train.micro_batch, .length = m->length};
+    const struct attention attention = attention_of(m, 0, &batch);
+    const char *why_not = "";
+    if (m->backend->attention_supported(&attention, &why_not)) return ST_OK;
+    return fault_set(fault, ST_UNSUPPORTED, "attention.kind = \"%s\" on backend %s: %s",
+                     attention_kind_text(attention.kind), m->backend->name, why_not);
+}
+
+static enum status allocate_projections(struct performer *m, struct fault *fault)
+{
+    const size_t floats = (size_t)(m->params->features * m->head_dim);
+    if (floats == 0) return ST_OK;
+    m->projections = calloc((size_t)m->params->layers * floats, sizeof *m->projections);
+    m->projection_work = calloc(floats, sizeof *m->projection_work);
+    if (m->projections && m->projection_work) return ST_OK;
+    return fault_set(fault, ST_NO_MEMORY,
+                     "no memory for the projections: lower attention.features");
+}
+
+enum status performer_new(const struct jobspec *spec, const struct params *params,
+                          const struct backend *backend, int threads, struct performer **model_out,
+                          struct fault *fault)
+{
+    struct performer *model = calloc(1, sizeof *model);
+    if (!model) return fault_set(fault, ST_NO_MEMORY, "no memory for the model");
+    model->spec = spec;
+    model->params = params;
+    model->backend = backend;
+    model->threads = threads;
+    model->width = spec->model.width;
+    model->mlp = spec->model.mlp;
+    model->heads = spec->model.heads;
+    model->head_dim = params->head_dim;
+    model->vocab = jobspec_vocab(spec);
+    model->length = spec->data.length;
+
+    enum status status = ST_NO_MEMORY;
+    model->layer = calloc((size_t)params->layers, sizeof *model->layer);
+    if (!model->layer) {
+        fault_set(fault, ST_NO_MEMORY, "no memory for the model");
+        goto free_model;
+    }
+    status = check_support(model, fault);
+    if (status != ST_OK) goto free_model;
+    status = allocate_projections(model, fault);
+    if (status != ST_OK) goto free_model;
+    status = allocate(model, carve_activations, "activations", &model->activations,
+                      &model->activation_bytes, fault);
+    if (status != ST_OK) goto free_model;
+    status = allocate(model, carve_saved, "what attention keeps", &model->saved,
+                      &model->saved_bytes, fault);
+    if (status != ST_OK) goto free_model;
+    measure_scratch(model);
+    *model_out = model;
+    return ST_OK;
+
+free_model:
+    performer_free(model);
+    return status;
+}
+
+void performer_free(struct performer *model)
+{
+    if (!model) return;
+    free(model->saved);
+    free(model->activations);
+    free(model->projection_work);
+    free(model->projections);
+    free(model->layer);
+    free(model);
+}
+
+size_t performer_scratch_bytes(const struct performer *model)
+{
+    return model->scratch_bytes;
+}
+
+size_t performer_activation_bytes(const struct performer *model)
+{
+    return model->activation_bytes;
+}
+
+size_t performer_saved_bytes(const struct performer *model)
+{
+    return model->saved_bytes;
+}
+
+float *performer_projections(struct performer *model)
+{
+    return model->projections;
+}
+
+void performer_redraw(struct performer *model, uint32_t draw)
+{
+    const int64_t features = model->params->features, dim = model->head_dim;
+    for (int64_t layer = 0; layer < model->params->layers && features > 0; layer++) {
+        const struct projection_draw layer_draw = {
+            .seed = (uint64_t)model->spec->job.seed,
+            .layer = (uint32_t)layer,
+            .draw = draw,
+            .features = features,
+            .dim = dim,
+            .orthogonal = model->spec->attention.orthogonal,
+            .regularized = model->spec->attention.regularized,
+        };
+        projection_fill(&layer_draw, model->projection_work,
+                        model->projections + layer * features * dim);
+    }
+}
+
+uint64_t performer_projections_hash(const struct performer *model)
+{
+    const int64_t floats = model->params->layers * model->params->features * model->head_dim;
+    return XXH3_64bits(model->projections, (size_t)floats * sizeof(float));
+}

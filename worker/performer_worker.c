@@ -1,0 +1,323 @@
+/*
+ * performer-worker: one rank of a run. It reads what it is to do, joins the other ranks, trains, and
+ * says how it ended: in its log, in attempt-A/rank-R.end.json, and to the daemon where there is one.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <libgen.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/backend.h"
+#include "proto/durable.h"
+#include "proto/jobspec.h"
+#include "proto/logline.h"
+#include "worker/notices.h"
+#include "worker/training.h"
+
+enum {
+    EXIT_USAGE = 2,
+    EXIT_STATUS = 64, /* plus the status that ended the rank */
+    OVERRIDES_MAX = 64,
+    PLAN_BYTES_MAX = 1 << 20,
+    LAST_WORDS_MS = 5000 /* how long the end waits for the daemon to take the last reports */
+};
+
+static volatile sig_atomic_t stop_asked;
+
+struct invocation {
+    const char *job, *output; /* without a daemon */
+    const char *plan;         /* with one */
+    const char *backend;
+    struct jobspec_override overrides[OVERRIDES_MAX];
+    size_t override_count;
+};
+
+struct rank {
+    const struct invocation *invocation;
+    uint32_t number;
+    char attempt_directory[3072]; /* with a daemon */
+    Performer__Plan *plan;
+    struct jobspec spec;
+    struct collective *collective;
+    struct uplink *uplink;
+    struct training *training;
+};
+
+static const char usage_text[] =
+    "usage: performer-worker --job FILE --output DIR [--set SECTION.KEY=VALUE]... [--backend NAME]\n"
+    "       performer-worker --plan FILE [--backend NAME]\n";
+
+static const char help_text[] =
+    "\n"
+    "One rank of a training run; start it under mpirun for several.\n"
+    "\n"
+    "  --job FILE      train the job of FILE without a daemon; goes on from the newest good\n"
+    "                  checkpoint in DIR/checkpoints, if there is one\n"
+    "  --output DIR    where metrics.jsonl and checkpoints/ go\n"
+    "  --set A.B=V     another value for a key of the job file; may be given again\n"
+    "  --plan FILE     train as the daemon planned; this is how performer-launch calls it\n"
+    "  --backend NAME  cpu (default) or reference: plain, slow, for comparisons\n"
+    "  --help, --version\n"
+    "\n"
+    "SIGTERM: saves a checkpoint after the step under way and ends. Exit: 0 all steps done, or stopped as\n"
+    "asked; 2 usage; 64 + N failed, N a status of proto/status.h (105: training diverged).\n";
+
+static int usage_error(const char *what, const char *argument)
+{
+    fprintf(stderr, "performer-worker: %s%s%s\n%s", what, *argument ? ": " : "", argument,
+            usage_text);
+    return EXIT_USAGE;
+}
+
+/* -1: go on; else the exit code. */
+static int parse_arguments(int argc, char **argv, struct invocation *invocation)
+{
+    enum { JOB = 256, OUTPUT, SET, PLAN, BACKEND, HELP, VERSION };
+    static const struct option options[] = {
+        {"job", required_argument, NULL, JOB},   {"output", required_argument, NULL, OUTPUT},
+        {"set", required_argument, NULL, SET},   {"plan", required_argument, NULL, PLAN},
+        {"help", no_argument, NULL, HELP},       {"backend", required_argument, NULL, BACKEND},
+        {"version", no_argument, NULL, VERSION}, {NULL, 0, NULL, 0},
+    };
+
+    for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        switch (option) {
+        case JOB:
+            invocation->job = optarg;
+            break;
+        case OUTPUT:
+            invocation->output = optarg;
+            break;
+        case SET:
+            if (invocation->override_count == OVERRIDES_MAX)
+                return usage_error("too many --set", optarg);
+            invocation->overrides[invocation->override_count++].text = optarg;
+            break;
+        case PLAN:
+            invocation->plan = optarg;
+            break;
+        case BACKEND:
+            invocation->backend = optarg;
+            break;
+        case HELP:
+            printf("%s%s", usage_text, help_text);
+            return EXIT_SUCCESS;
+        case VERSION:
+            printf("performer-worker %s\n", PERFORMERD_VERSION);
+            return EXIT_SUCCESS;
+        default:
+            fputs(usage_text, stderr);
+            return EXIT_USAGE;
+        }
+    }
+    if (optind < argc) return usage_error("unexpected argument", argv[optind]);
+    if (invocation->plan && (invocation->job || invocation->output || invocation->override_count))
+        return usage_error("--plan says it all: no --job, --output or --set beside it", "");
+    if (!invocation->plan && (!invocation->job || !invocation->output))
+        return usage_error("--job and --output are needed, or --plan", "");
+    if (!backend_find(invocation->backend))
+        return usage_error("no such backend", invocation->backend);
+    return -1;
+}
+
+static uint32_t rank_from_environment(void)
+{
+    const char *text = getenv("OMPI_COMM_WORLD_RANK");
+    return text ? (uint32_t)strtoul(text, NULL, 10) : 0;
+}
+
+static bool started_by_mpirun(void)
+{
+    return getenv("OMPI_COMM_WORLD_SIZE") != NULL;
+}
+
+static void ask_stop(int signal_number)
+{
+    (void)signal_number;
+    stop_asked = 1;
+}
+
+static void install_signals(void)
+{
+    struct sigaction action = {.sa_handler = ask_stop, .sa_flags = SA_RESTART};
+    sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &action, NULL);
+}
+
+/* Nobody may be left to read a pipe: what this rank says goes into a file of its own, before it says anything. */
+static enum status open_log(struct rank *rank, struct fault *fault)
+{
+    char path[4096], copy[3072];
+    snprintf(copy, sizeof copy, "%s", rank->invocation->plan);
+    snprintf(rank->attempt_directory, sizeof rank->attempt_directory, "%s", dirname(copy));
+    snprintf(path, sizeof path, "%s/rank-%u.log", rank->attempt_directory, rank->number);
+
+    int log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (log < 0) return fault_errno(fault, errno, "could not open the log %s", path);
+    if (dup2(log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0)
+        return fault_errno(fault, errno, "could not write to the log %s", path);
+    close(log);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    return ST_OK;
+}
+
+static enum status read_plan(struct rank *rank, struct fault *fault)
+{
+    const char *path = rank->invocation->plan;
+    char *bytes;
+    size_t length;
+    enum status status = file_read(path, PLAN_BYTES_MAX, &bytes, &length, fault);
+    if (status != ST_OK) return fault_wrap(fault, "read the plan");
+    rank->plan = performer__plan__unpack(NULL, length, (const uint8_t *)bytes);
+    free(bytes);
+    if (!rank->plan) return fault_set(fault, ST_CORRUPT, "%s is no plan of an attempt", path);
+    return ST_OK;
+}
+
+/* Mistakes in the job file are the same for all ranks: one of them prints them. */
+static enum status load_job(struct rank *rank, struct fault *fault)
+{
+    const struct invocation *invocation = rank->invocation;
+    char path[4096];
+    if (rank->plan)
+        snprintf(path, sizeof path, "%s/resolved.toml", rank->plan->directory);
+    else
+        snprintf(path, sizeof path, "%s", invocation->job);
+
+    struct diagnostics diagnostics = {0};
+    fault->text[0] = '\0';
+    enum status status = jobspec_load(path, invocation->overrides, invocation->override_count,
+                                      &diagnostics, &rank->spec, fault);
+    if (rank->number == 0 && diagnostics.count > 0)
+        diagnostics_print(&diagnostics, stderr, isatty(STDERR_FILENO) && !getenv("NO_COLOR"));
+    if (status != ST_OK && diagnostics.errors > 0)
+        fault_set(fault, status, "%s has %zu mistake%s", path, diagnostics.errors,
+                  diagnostics.errors == 1 ? "" : "s");
+    diagnostics_free(&diagnostics);
+    return status;
+}
+
+static enum status join_ranks(struct rank *rank, int *argc, char ***argv, struct fault *fault)
+{
+    if (started_by_mpirun()) return collective_mpi(argc, argv, &rank->collective, fault);
+    enum status status = collective_single(&rank->collective);
+    if (status != ST_OK) fault_set(fault, status, "no memory to begin");
+    return status;
+}
+
+static enum status open_uplink(struct rank *rank, struct fault *fault)
+{
+    if (rank->plan) return uplink_open(rank->plan, rank->number, &rank->uplink, fault);
+    enum status status = make_directories(rank->invocation->output, fault);
+    if (status != ST_OK) return status;
+    return uplink_open_file(rank->invocation->output, rank->number, &rank->uplink, fault);
+}
+
+static enum status train(struct rank *rank, int *argc, char ***argv, struct fault *fault)
+{
+    enum status status = ST_OK;
+    if (rank->invocation->plan) status = read_plan(rank, fault);
+    if (status == ST_OK) status = load_job(rank, fault);
+    if (status == ST_OK) status = join_ranks(rank, argc, argv, fault);
+    if (status == ST_OK) status = open_uplink(rank, fault);
+    if (status != ST_OK) return status;
+
+    const struct training_setup setup = {
+        .spec = &rank->spec,
+        .plan = rank->plan,
+        .directory = rank->plan ? rank->plan->directory : rank->invocation->output,
+        .backend = backend_find(rank->invocation->backend),
+        .collective = rank->collective,
+        .uplink = rank->uplink,
+        .stop_asked = &stop_asked,
+    };
+    status = training_open(&setup, &rank->training, fault);
+    if (status != ST_OK) return status;
+    return training_run(rank->training, fault);
+}
+
+/* How this rank ended, for whoever finds the attempt's directory later. */
+struct rank_end {
+    enum status status;
+    bool stopped;
+    uint64_t step;
+    const char *text;
+};
+
+static void write_end(const struct rank *rank, const struct rank_end *end)
+{
+    char path[4096], host[256] = "";
+    gethostname(host, sizeof host - 1);
+    snprintf(path, sizeof path, "%s/rank-%u.end.json", rank->attempt_directory, rank->number);
+
+    json_t *object =
+        json_pack("{s:s, s:i, s:b, s:I, s:s, s:s, s:I, s:I}", "status", status_name(end->status),
+                  "status_code", (int)end->status, "stopped", (int)end->stopped, "step",
+                  (json_int_t)end->step, "text", end->text, "host", host, "pid",
+                  (json_int_t)getpid(), "time_ms", (json_int_t)wall_clock_ms());
+    char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+    json_decref(object);
+    struct fault fault;
+    if (!text)
+        log_warn("end-not-written", "%s: no memory", path);
+    else if (durable_write(path, text, strlen(text), &fault) != ST_OK)
+        log_warn("end-not-written", "%s", fault.text);
+    free(text);
+}
+
+static int finish(struct rank *rank, enum status status, const struct fault *fault)
+{
+    struct training *training = rank->training;
+    const struct rank_end end = {
+        .status = status,
+        .stopped = training && training->stopped,
+        .step = training ? training->state.step : 0,
+        .text = status == ST_OK ? "" : fault->text,
+    };
+    const bool others_know = status == ST_OK || (training && training->agreed);
+    const int exit_code = status == ST_OK ? EXIT_SUCCESS : EXIT_STATUS + (int)status;
+
+    /* The file first: it must be there whatever becomes of the daemon, the other ranks, and this one. */
+    if (status != ST_OK && (!others_know || rank->number == 0))
+        log_error(status_name(status), "%s", fault->text);
+    if (rank->invocation->plan) write_end(rank, &end);
+    if (rank->uplink) {
+        notice_ended(rank->uplink, end.step, end.status, end.stopped, end.text);
+        uplink_close(rank->uplink, LAST_WORDS_MS);
+    }
+    training_close(training);
+    if (rank->plan) performer__plan__free_unpacked(rank->plan, NULL);
+    jobspec_free(&rank->spec);
+    if (!others_know) collective_abandon(rank->collective, exit_code);
+    collective_close(rank->collective);
+    return exit_code;
+}
+
+int main(int argc, char **argv)
+{
+    struct invocation invocation = {.backend = "cpu"};
+    int exit_code = parse_arguments(argc, argv, &invocation);
+    if (exit_code >= 0) return exit_code;
+
+    static struct rank rank;
+    rank.invocation = &invocation;
+    rank.number = rank_from_environment();
+    char context[32];
+    snprintf(context, sizeof context, "rank %u", rank.number);
+    log_context(context);
+    install_signals();
+
+    struct fault fault = {0};
+    enum status status = invocation.plan ? open_log(&rank, &fault) : ST_OK;
+    if (status == ST_OK) status = train(&rank, &argc, &argv, &fault);
+    return finish(&rank, status, &fault);
+}

@@ -1,0 +1,299 @@
+#include "worker/step.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "worker/notices.h"
+#include "worker/schedule.h"
+
+/* A shard whose gradient is being folded into those of the shards before it. */
+struct folding {
+    struct training *training;
+    float *gradient; /* of this shard */
+    int folds;
+    bool last; /* of this rank: what is folded goes to the other ranks */
+    enum status status;
+    struct fault *fault;
+};
+
+struct step_sums {
+    double loss; /* mean over the predicted tokens of the global batch */
+    double norm; /* of the mean loss's gradient, before clipping */
+    int64_t counted;
+};
+
+struct shard_place shard_place(int64_t index, int64_t count)
+{
+    struct shard_place place = {0, 0};
+    while (count > 1) {
+        int64_t left = count / 2;
+        if (index < left) {
+            count = left;
+            place.folds = 0;
+        } else {
+            index -= left;
+            count -= left;
+            place.buffer++;
+            place.folds++;
+        }
+    }
+    return place;
+}
+
+int gradient_buffers(int64_t count)
+{
+    int most = 0;
+    for (int64_t i = 0; i < count; i++) {
+        int buffer = shard_place(i, count).buffer;
+        if (buffer > most) most = buffer;
+    }
+    return most + 1;
+}
+
+static void fold_bucket(void *context, int bucket)
+{
+    struct folding *folding = context;
+    struct training *t = folding->training;
+    const struct bucket *at = &t->params->bucket[bucket];
+    float *gradient = folding->gradient + at->offset;
+
+    for (int fold = 0; fold < folding->folds && folding->status == ST_OK; fold++) {
+        float *before = gradient - t->params->floats;
+        const struct add add = {.count = at->count, .x = gradient, .y = before};
+        folding->status = t->setup.backend->add(&t->stream, &add);
+        gradient = before;
+    }
+    if (folding->last && folding->status == ST_OK)
+        folding->status =
+            collective_sum_start(t->setup.collective, gradient, at->count, folding->fault);
+}
+
+static void move_buckets(void *context)
+{
+    struct folding *folding = context;
+    if (folding->last && folding->status == ST_OK)
+        folding->status = collective_progress(folding->training->setup.collective, folding->fault);
+}
+
+/* An operation of a backend has no words of its own. */
+static enum status operation_failed(struct fault *fault, enum status status, uint64_t step)
+{
+    return fault_set(fault, status, "an operation of step %llu failed: %s",
+                     (unsigned long long)step, status_text(status));
+}
+
+/* Batch, forward, loss and backward of one shard of this rank. */
+static enum status run_shard(struct training *t, uint64_t step, int64_t index, struct loss *loss,
+                             struct fault *fault)
+{
+    const int rank = collective_rank(t->setup.collective);
+    const int64_t first = (rank * t->shards + index) * t->setup.spec->train.micro_batch;
+    const struct shard_place place = shard_place(index, t->shards);
+    const struct performer_pass pass = {.training = true, .step = step, .first_sequence = first};
+    struct folding folding = {
+        .training = t,
+        .gradient = t->gradients + place.buffer * t->params->floats,
+        .folds = place.folds,
+        .last = index == t->shards - 1,
+        .fault = fault,
+    };
+    const struct performer_hooks hooks = {&folding, move_buckets, fold_bucket};
+
+    training_phase(t, step, PHASE_BATCH);
+    dataset_batch(t->train, step, first, &t->batch);
+    training_phase(t, step, PHASE_FORWARD);
+    enum status status = performer_forward(t->model, &t->stream, t->weights, &t->batch, &pass);
+    if (status == ST_OK) status = performer_loss(t->model, &t->stream, &t->batch, true, loss);
+    if (status != ST_OK) return operation_failed(fault, status, step);
+    training_phase(t, step, PHASE_BACKWARD);
+    status =
+        performer_backward(t->model, &t->stream, t->weights, &t->batch, folding.gradient, &hooks);
+    if (status != ST_OK) return operation_failed(fault, status, step);
+    return folding.status;
+}
+
+/* Everything up to the gradients of this rank's shards, summed and on their way to the other ranks. */
+static enum status run_shards(struct training *t, uint64_t step, struct control *control,
+                              struct fault *fault)
+{
+    t->batch.sequences = t->setup.spec->train.micro_batch;
+    for (int64_t i = 0; i < t->shards; i++) {
+        struct loss loss;
+        enum status status = run_shard(t, step, i, &loss, fault);
+        if (status != ST_OK) return status;
+        t->shard_losses[i] = loss.sum;
+        control->counted += loss.counted;
+    }
+    control->loss_sum = tree_sum(t->shard_losses, t->shards);
+    return ST_OK;
+}
+
+/* The gradients of all ranks, and what each rank has lost and heard. */
+static enum status reduce(struct training *t, uint64_t step, struct control *control,
+                          struct step_sums *sums, struct fault *fault)
+{
+    training_phase(t, step, PHASE_REDUCE);
+    control->stop_asked = *t->setup.stop_asked != 0;
+    control->fenced = uplink_fenced(t->setup.uplink);
+    control->heard_count =
+        (uint32_t)uplink_wanted(t->setup.uplink, control->heard, ORDERS_HEARD_MAX);
+
+    enum status status = collective_finish(t->setup.collective, fault);
+    if (status != ST_OK) return status;
+    status = collective_gather(t->setup.collective, control, sizeof *control, t->records, fault);
+    if (status != ST_OK) return status;
+
+    const int ranks = collective_ranks(t->setup.collective);
+    for (int rank = 0; rank < ranks; rank++) {
+        t->rank_losses[rank] = t->records[rank].loss_sum;
+        sums->counted += t->records[rank].counted;
+    }
+    sums->loss = tree_sum(t->rank_losses, ranks) / (double)sums->counted;
+    return ST_OK;
+}
+
+/* The norm of the gradient of the mean loss, and what the gradient of the summed loss is to be multiplied by. */
+static enum status clip(struct training *t, struct step_sums *sums, float *scale,
+                        struct fault *fault)
+{
+    const double limit = t->setup.spec->optimizer.clip;
+    double squares = 0.0;
+    const struct sum_squares sum_squares = {
+        .count = t->params->floats, .x = t->gradients, .sum = &squares};
+    enum status status = t->setup.backend->sum_squares(&t->stream, &sum_squares);
+    if (status == ST_OK) status = t->setup.backend->sync(&t->stream);
+    if (status != ST_OK) return operation_failed(fault, status, t->state.step + 1);
+
+    sums->norm = sqrt(squares) / (double)sums->counted;
+    double factor = limit > 0.0 && sums->norm > limit ? limit / sums->norm : 1.0;
+    *scale = (float)(factor / (double)sums->counted);
+    return ST_OK;
+}
+
+/* Every rank comes to the same verdict: the sums are the same bits on all. */
+static enum status check_sums(struct training *t, uint64_t step, const struct step_sums *sums,
+                              struct fault *fault)
+{
+    t->agreed = true;
+    if (sums->counted == 0)
+        return fault_set(fault, ST_BAD_DATA, "the batch of step %llu has no token to predict",
+                         (unsigned long long)step);
+    if (!isfinite(sums->loss) || !isfinite(sums->norm))
+        return fault_set(
+            fault, ST_DIVERGED,
+            "training diverged at step %llu: loss %g, gradient norm %g; the weights of "
+            "step %llu were kept. A lower optimizer.lr, more warmup, or a kernel whose "
+            "features are positive may help",
+            (unsigned long long)step, sums->loss, sums->norm, (unsigned long long)(step - 1));
+    t->agreed = false;
+    return ST_OK;
+}
+
+/* beta^step by squaring: the same bits everywhere, which pow() does not promise. */
+static double power(double base, uint64_t exponent)
+{
+    double result = 1.0;
+    for (; exponent > 0; exponent >>= 1, base *= base)
+        if (exponent & 1) result *= base;
+    return result;
+}
+
+/* Neighbours with the same decay are updated in one go. */
+static enum status update(struct training *t, uint64_t step, float scale, double lr,
+                          struct fault *fault)
+{
+    const struct params *params = t->params;
+    const struct jobspec *spec = t->setup.spec;
+    struct adamw adamw = {
+        .scale = scale,
+        .lr = (float)lr,
+        .beta1 = (float)spec->optimizer.beta1,
+        .beta2 = (float)spec->optimizer.beta2,
+        .epsilon = (float)spec->optimizer.epsilon,
+        .correction1 = (float)(1.0 - power(spec->optimizer.beta1, step)),
+        .correction2 = (float)(1.0 - power(spec->optimizer.beta2, step)),
+    };
+
+    training_phase(t, step, PHASE_UPDATE);
+    for (size_t begin = 0, end; begin < params->count; begin = end) {
+        const struct parameter *first = &params->list[begin];
+        for (end = begin + 1; end < params->count; end++)
+            if (params->list[end].decay != first->decay) break;
+        const struct parameter *last = &params->list[end - 1];
+
+        adamw.count = last->offset + last->count - first->offset;
+        adamw.gradient = t->gradients + first->offset;
+        adamw.weight = t->weights + first->offset;
+        adamw.moment1 = t->moment1 + first->offset;
+        adamw.moment2 = t->moment2 + first->offset;
+        adamw.weight_decay = first->decay ? (float)spec->optimizer.weight_decay : 0.0F;
+        enum status status = t->setup.backend->adamw(&t->stream, &adamw);
+        if (status != ST_OK) return operation_failed(fault, status, step);
+    }
+    return ST_OK;
+}
+
+static void advance_state(struct training *t, uint64_t step, const struct step_sums *sums)
+{
+    const struct {
+        uint64_t chain;
+        double loss, norm;
+    } link = {t->state.chain, sums->loss, sums->norm};
+    const uint64_t sequences = step * (uint64_t)t->setup.spec->train.batch;
+    const uint64_t rows = (uint64_t)dataset_rows(t->train);
+
+    t->state.step = step;
+    t->state.chain = XXH3_64bits(&link, sizeof link);
+    t->state.epoch = sequences / rows;
+    t->state.epoch_row = sequences % rows;
+}
+
+static void tell_orders(struct training *t, uint64_t step, const struct edge *edge)
+{
+    for (int i = 0; i < edge->applied_count; i++) {
+        notice_order_applied(t->setup.uplink, step, &edge->applied[i]);
+        uplink_applied(t->setup.uplink, edge->applied[i].id);
+    }
+}
+
+static void tell_metrics(struct training *t, uint64_t step, const struct step_sums *sums, double lr)
+{
+    if (collective_rank(t->setup.collective) != 0) return;
+    const struct jobspec *spec = t->setup.spec;
+    const double tokens = (double)(spec->train.batch * spec->data.length);
+    struct uplink *uplink = t->setup.uplink;
+
+    uplink_metric(uplink, step, "loss", sums->loss);
+    uplink_metric(uplink, step, "grad_norm", sums->norm);
+    uplink_metric(uplink, step, "lr", lr);
+    uplink_metric(uplink, step, "tokens_per_second", tokens * 1e3 / t->step_ms);
+    uplink_metric(uplink, step, "step_ms", t->step_ms);
+}
+
+enum status step_run(struct training *t, struct edge *edge, struct fault *fault)
+{
+    const uint64_t step = t->state.step + 1;
+    const double begin_ms = steady_clock_ms();
+    const double lr = learning_rate(t->setup.spec, step);
+    struct control control;
+    memset(&control, 0, sizeof control); /* it is gathered as bytes, padding and all */
+    struct step_sums sums = {0};
+    float scale = 0.0F;
+
+    enum status status = run_shards(t, step, &control, fault);
+    if (status == ST_OK) status = reduce(t, step, &control, &sums, fault);
+    if (status == ST_OK) status = clip(t, &sums, &scale, fault);
+    if (status == ST_OK) status = check_sums(t, step, &sums, fault);
+    if (status == ST_OK) status = update(t, step, scale, lr, fault);
+    if (status != ST_OK) return status;
+
+    advance_state(t, step, &sums);
+    orders_decide(&t->orders, step, t->records, collective_ranks(t->setup.collective), &t->state,
+                  edge);
+    t->step_ms = steady_clock_ms() - begin_ms;
+    tell_orders(t, step, edge);
+    if (!edge->fenced) tell_metrics(t, step, &sums, lr);
+    return ST_OK;
+}

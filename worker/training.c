@@ -1,0 +1,536 @@
+#include "worker/training.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "proto/cost.h"
+#include "proto/logline.h"
+#include "worker/evaluate.h"
+#include "worker/notices.h"
+#include "worker/step.h"
+
+enum { MEMORY_ALIGN_BYTES = 64 };
+
+double steady_clock_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+double tree_sum(const double *values, int64_t count)
+{
+    if (count == 0) return 0.0;
+    if (count == 1) return values[0];
+    int64_t left = count / 2;
+    return tree_sum(values, left) + tree_sum(values + left, count - left);
+}
+
+void training_phase(struct training *t, uint64_t step, enum phase phase)
+{
+    uplink_phase(t->setup.uplink, step, phase_name(phase), t->step_ms);
+}
+
+static bool is_first_rank(const struct training *t)
+{
+    return collective_rank(t->setup.collective) == 0;
+}
+
+/* ---- memory ---- */
+
+static enum status floats_new(int64_t count, const char *what, float **floats, struct fault *fault)
+{
+    size_t bytes = (size_t)count * sizeof **floats;
+    bytes = (bytes + MEMORY_ALIGN_BYTES) / MEMORY_ALIGN_BYTES * MEMORY_ALIGN_BYTES;
+    float *memory = aligned_alloc(MEMORY_ALIGN_BYTES, bytes);
+    if (!memory)
+        return fault_set(fault, ST_NO_MEMORY, "%zu bytes for %s: a smaller [model] takes less",
+                         bytes, what);
+    memset(memory, 0, bytes);
+    *floats = memory;
+    return ST_OK;
+}
+
+static enum status allocate_weights(struct training *t, struct fault *fault)
+{
+    const int64_t floats = t->params->floats;
+    t->gradient_buffers = gradient_buffers(t->shards);
+    enum status status = floats_new(floats, "weights", &t->weights, fault);
+    if (status == ST_OK) status = floats_new(floats, "moments", &t->moment1, fault);
+    if (status == ST_OK) status = floats_new(floats, "moments", &t->moment2, fault);
+    if (status == ST_OK)
+        status = floats_new(floats * t->gradient_buffers, "gradients", &t->gradients, fault);
+    return status;
+}
+
+static enum status allocate_batch(struct training *t, struct fault *fault)
+{
+    const size_t tokens = (size_t)(t->setup.spec->train.micro_batch * t->setup.spec->data.length);
+    t->batch.sequences = t->setup.spec->train.micro_batch;
+    t->batch.length = t->setup.spec->data.length;
+    t->batch.ids = calloc(tokens, sizeof *t->batch.ids);
+    t->batch.targets = calloc(tokens, sizeof *t->batch.targets);
+    t->batch.key_mask = calloc(tokens, sizeof *t->batch.key_mask);
+    if (t->batch.ids && t->batch.targets && t->batch.key_mask) return ST_OK;
+    return fault_set(fault, ST_NO_MEMORY, "no memory for a batch: lower train.micro_batch");
+}
+
+static enum status allocate_records(struct training *t, struct fault *fault)
+{
+    const size_t ranks = (size_t)collective_ranks(t->setup.collective);
+    t->shard_losses = calloc((size_t)t->shards, sizeof *t->shard_losses);
+    t->records = calloc(ranks, sizeof *t->records);
+    t->rank_losses = calloc(ranks, sizeof *t->rank_losses);
+    if (t->shard_losses && t->records && t->rank_losses) return ST_OK;
+    return fault_set(fault, ST_NO_MEMORY, "no memory for the records of %zu ranks", ranks);
+}
+
+/* What step.c runs beside the model's passes needs scratch too. */
+static size_t update_scratch_bytes(const struct training *t)
+{
+    const struct backend *backend = t->setup.backend;
+    const int threads = team_threads(t->stream.team);
+    const struct add add = {.count = t->params->floats};
+    const struct sum_squares sum_squares = {.count = t->params->floats};
+    const struct adamw adamw = {.count = t->params->floats};
+    const size_t needs[] = {backend->add_scratch(&add, threads),
+                            backend->sum_squares_scratch(&sum_squares, threads),
+                            backend->adamw_scratch(&adamw, threads)};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof needs / sizeof needs[0]; i++)
+        if (needs[i] > most) most = needs[i];
+    return most;
+}
+
+static enum status allocate_scratch(struct training *t, struct fault *fault)
+{
+    size_t bytes = performer_scratch_bytes(t->model);
+    if (update_scratch_bytes(t) > bytes) bytes = update_scratch_bytes(t);
+    bytes = (bytes + MEMORY_ALIGN_BYTES) / MEMORY_ALIGN_BYTES * MEMORY_ALIGN_BYTES;
+    t->stream.scratch = aligned_alloc(MEMORY_ALIGN_BYTES, bytes);
+    t->stream.scratch_bytes = bytes;
+    if (t->stream.scratch) return ST_OK;
+    return fault_set(fault, ST_NO_MEMORY, "%zu bytes of scratch: lower train.micro_batch", bytes);
+}
+
+static enum status describe_tensors(struct training *t, struct fault *fault)
+{
+    const struct params *params = t->params;
+    const size_t projections = params->features > 0 ? (size_t)params->layers : 0;
+    t->model_entry_count = params->count + projections;
+    t->optimizer_entry_count = 2 * params->count;
+    t->model_entries = calloc(t->model_entry_count, sizeof *t->model_entries);
+    t->optimizer_entries = calloc(t->optimizer_entry_count, sizeof *t->optimizer_entries);
+    if (!t->model_entries || !t->optimizer_entries)
+        return fault_set(fault, ST_NO_MEMORY, "no memory for the names of tensors");
+
+    params_entries(params, "", t->weights, t->model_entries);
+    if (projections > 0)
+        params_projection_entries(params, performer_projections(t->model),
+                                  t->model_entries + params->count);
+    params_entries(params, "moment1.", t->moment1, t->optimizer_entries);
+    params_entries(params, "moment2.", t->moment2, t->optimizer_entries + params->count);
+    return ST_OK;
+}
+
+/* The figures that performerctl prints before a run are those of the run. */
+static void check_cost(const struct training *t)
+{
+    const struct jobspec *spec = t->setup.spec;
+    if (spec->resources.ranks != collective_ranks(t->setup.collective)) return;
+    const uint64_t bytes = (uint64_t)t->params->floats * sizeof(float);
+    const uint64_t projections =
+        (uint64_t)(t->params->layers * t->params->features * t->params->head_dim) * sizeof(float);
+    const int64_t room = collective_room_floats(collective_ranks(t->setup.collective),
+                                                t->params->floats, t->params->buckets);
+    struct cost cost;
+    cost_of(spec, &cost);
+    assert(cost.parameters == (uint64_t)t->params->floats);
+    assert(cost.bytes_weights == bytes + projections);
+    assert(cost.bytes_moments == 2 * bytes);
+    assert(cost.bytes_gradients ==
+           bytes * (uint64_t)t->gradient_buffers + (uint64_t)room * sizeof(float));
+    assert(cost.bytes_activations == performer_activation_bytes(t->model));
+}
+
+/* ---- beginning ---- */
+
+static enum status check_ranks(struct training *t, struct fault *fault)
+{
+    const struct jobspec *spec = t->setup.spec;
+    const int ranks = collective_ranks(t->setup.collective);
+    const int64_t shards = spec->train.batch / spec->train.micro_batch;
+
+    if (t->setup.plan && t->setup.plan->ranks != (uint32_t)ranks)
+        return fault_set(fault, ST_INVALID, "the plan is for %u ranks, but %d were started",
+                         t->setup.plan->ranks, ranks);
+    if (shards % ranks != 0)
+        return fault_set(fault, ST_INVALID,
+                         "%d ranks do not divide train.batch / train.micro_batch = %" PRId64, ranks,
+                         shards);
+    t->shards = shards / ranks;
+    return ST_OK;
+}
+
+static enum status open_data(struct training *t, struct fault *fault)
+{
+    enum status status = dataset_open(t->setup.spec, SPLIT_TRAIN, &t->train, fault);
+    if (status == ST_OK) status = dataset_open(t->setup.spec, SPLIT_VALID, &t->valid, fault);
+    return status;
+}
+
+static enum status build(struct training *t, struct fault *fault)
+{
+    const struct jobspec *spec = t->setup.spec;
+    const int threads = (int)spec->resources.threads;
+
+    enum status status = team_new(threads, &t->stream.team);
+    if (status != ST_OK) return fault_set(fault, status, "could not start %d threads", threads);
+    status = params_new(spec, &t->params);
+    if (status != ST_OK) return fault_set(fault, status, "no memory for the names of tensors");
+    status = performer_new(spec, t->params, t->setup.backend, threads, &t->model, fault);
+    if (status == ST_OK) status = allocate_weights(t, fault);
+    if (status == ST_OK) status = allocate_batch(t, fault);
+    if (status == ST_OK) status = allocate_records(t, fault);
+    if (status == ST_OK) status = allocate_scratch(t, fault);
+    if (status == ST_OK) status = describe_tensors(t, fault);
+    if (status == ST_OK) status = evaluate_prepare(t, fault);
+    if (status != ST_OK) return status;
+    status = collective_reserve(t->setup.collective, t->params->floats, t->params->buckets);
+    if (status != ST_OK) return fault_set(fault, status, "no memory to sum gradients across ranks");
+    check_cost(t);
+    return ST_OK;
+}
+
+static enum status take_replay(struct training *t, struct fault *fault)
+{
+    const Performer__Plan *plan = t->setup.plan;
+    const size_t count = plan ? plan->n_applied : 0;
+
+    t->replay = calloc(count + 1, sizeof *t->replay);
+    if (!t->replay) return fault_set(fault, ST_NO_MEMORY, "no memory for the orders of the plan");
+    for (size_t i = 0; i < count; i++)
+        t->replay[i] = (struct applied_order){
+            .id = plan->applied[i]->id,
+            .kind = plan->applied[i]->kind,
+            .step = plan->applied[i]->step,
+        };
+    orders_init(&t->orders, t->setup.spec, t->replay, count);
+    return ST_OK;
+}
+
+static enum status load_initial_file(struct training *t, struct fault *fault)
+{
+    const char *path = t->setup.spec->model.init;
+    struct safetensors *file;
+    bool has_projections;
+
+    enum status status = safetensors_open(path, &file, fault);
+    if (status != ST_OK) return status;
+    status = params_reject_unknown(t->params, file, fault);
+    if (status == ST_OK) status = params_read(t->params, file, "", t->weights, fault);
+    if (status == ST_OK)
+        status = params_read_projections(t->params, file, performer_projections(t->model),
+                                         &has_projections, fault);
+    safetensors_close(file);
+    if (status != ST_OK) fault_wrap(fault, "model.init = \"%s\"", path);
+    return status;
+}
+
+static enum status begin_anew(struct training *t, struct fault *fault)
+{
+    const struct jobspec *spec = t->setup.spec;
+
+    t->state.seed = (uint64_t)spec->job.seed;
+    t->state.best_valid_loss = NAN;
+    t->state.redraw_every = spec->redraw.policy == POLICY_FIXED ? (uint64_t)spec->redraw.every : 0;
+    params_initialize(t->params, t->state.seed, t->weights);
+    performer_redraw(t->model, 0);
+    return spec->model.init[0] != '\0' ? load_initial_file(t, fault) : ST_OK;
+}
+
+static enum status restore(struct training *t, const struct checkpoint *checkpoint,
+                           struct fault *fault)
+{
+    bool has_projections = false;
+
+    if (checkpoint->state.seed != (uint64_t)t->setup.spec->job.seed)
+        return fault_set(fault, ST_INVALID,
+                         "it is of a run with job.seed = %" PRIu64 ", this job has %" PRId64
+                         ": use another directory",
+                         checkpoint->state.seed, t->setup.spec->job.seed);
+    enum status status = params_read(t->params, checkpoint->model, "", t->weights, fault);
+    if (status == ST_OK)
+        status = params_read(t->params, checkpoint->optimizer, "moment1.", t->moment1, fault);
+    if (status == ST_OK)
+        status = params_read(t->params, checkpoint->optimizer, "moment2.", t->moment2, fault);
+    if (status == ST_OK)
+        status = params_read_projections(t->params, checkpoint->model,
+                                         performer_projections(t->model), &has_projections, fault);
+    if (status == ST_OK && t->params->features > 0 && !has_projections)
+        status =
+            fault_set(fault, ST_INVALID, "it has no `attn.projection`, which the job's model has");
+    if (status == ST_OK) t->state = checkpoint->state;
+    return status;
+}
+
+static void tell_rejected(void *context, const char *path, const char *why)
+{
+    struct training *t = context;
+    log_warn("checkpoint-rejected", "passed over %s: %s", path, why);
+    notice_checkpoint_rejected(t->setup.uplink, path, why);
+}
+
+/* Rank 0 looks for the newest good checkpoint; the others open that one. `*checkpoint` is NULL where there is none. */
+static enum status open_agreed_checkpoint(struct training *t, struct checkpoint **checkpoint,
+                                          struct fault *fault)
+{
+    uint64_t choice[2] = {0, 0}; /* whether there is one, and of which step */
+    struct checkpoint *mine = NULL;
+    enum status status = ST_OK;
+
+    if (is_first_rank(t)) {
+        status = checkpoint_open_newest(t->checkpoints, 0, tell_rejected, t, &mine, fault);
+        if (status != ST_OK && status != ST_NOT_FOUND) return status;
+        if (mine) choice[0] = 1, choice[1] = mine->state.step;
+    }
+    /* The records are not in use yet and have more room than this. */
+    uint64_t(*choices)[2] = (void *)t->records;
+    status = collective_gather(t->setup.collective, choice, sizeof choice, choices, fault);
+    if (status == ST_OK && !is_first_rank(t) && choices[0][0])
+        status = checkpoint_open_newest(t->checkpoints, choices[0][1], NULL, NULL, &mine, fault);
+    if (status != ST_OK) {
+        checkpoint_close(mine);
+        return fault_wrap(fault, "open the checkpoint that rank 0 resumes from");
+    }
+    *checkpoint = mine;
+    return ST_OK;
+}
+
+static enum status resume_or_begin(struct training *t, struct fault *fault)
+{
+    struct checkpoint *checkpoint = NULL;
+    enum status status = open_agreed_checkpoint(t, &checkpoint, fault);
+    if (status != ST_OK) return status;
+    if (!checkpoint) return begin_anew(t, fault);
+
+    status = restore(t, checkpoint, fault);
+    if (status != ST_OK) fault_wrap(fault, "resume from %s", checkpoint->path);
+    checkpoint_close(checkpoint);
+    t->resumed_step = t->state.step;
+    return status;
+}
+
+static void tell_started(struct training *t)
+{
+    const char *library = collective_library(t->setup.collective);
+    char libraries[200];
+    snprintf(libraries, sizeof libraries, "%s%s%s", backend_libraries(), *library ? ", " : "",
+             library);
+    notice_started(t->setup.uplink, t->resumed_step, t->setup.backend->description, libraries,
+                   (uint64_t)t->params->floats);
+    if (!is_first_rank(t)) return;
+    log_info("training-started",
+             "%s, %s; ranks %d, threads %d, parameters %" PRId64 ", %" PRId64
+             " training rows; %s step %" PRIu64 " of %" PRId64,
+             t->setup.backend->description, libraries, collective_ranks(t->setup.collective),
+             team_threads(t->stream.team), t->params->floats, dataset_rows(t->train),
+             t->resumed_step > 0 ? "resumes at" : "begins at", t->resumed_step,
+             t->setup.spec->train.steps);
+}
+
+enum status training_open(const struct training_setup *setup, struct training **training,
+                          struct fault *fault)
+{
+    struct training *t = calloc(1, sizeof *t);
+    if (!t) return fault_set(fault, ST_NO_MEMORY, "no memory to begin");
+    t->setup = *setup;
+    *training = t;
+    snprintf(t->checkpoints, sizeof t->checkpoints, "%s/checkpoints", setup->directory);
+    if (setup->plan) snprintf(t->fence, sizeof t->fence, "%s/fence", setup->directory);
+
+    training_phase(t, 0, PHASE_LOAD);
+    enum status status = check_ranks(t, fault);
+    if (status == ST_OK) status = open_data(t, fault);
+    if (status == ST_OK) status = build(t, fault);
+    if (status == ST_OK) status = take_replay(t, fault);
+    if (status == ST_OK) status = resume_or_begin(t, fault);
+    if (status == ST_OK) tell_started(t);
+    return status;
+}
+
+void training_close(struct training *t)
+{
+    if (!t) return;
+    free(t->replay);
+    free(t->optimizer_entries);
+    free(t->model_entries);
+    free(t->valid_losses);
+    free(t->valid_all);
+    free(t->valid_mine);
+    free(t->rank_losses);
+    free(t->records);
+    free(t->shard_losses);
+    free(t->batch.key_mask);
+    free(t->batch.targets);
+    free(t->batch.ids);
+    free(t->gradients);
+    free(t->moment2);
+    free(t->moment1);
+    free(t->weights);
+    performer_free(t->model);
+    params_free(t->params);
+    dataset_close(t->valid);
+    dataset_close(t->train);
+    free(t->stream.scratch);
+    team_free(t->stream.team);
+    free(t);
+}
+
+/* ---- edges of steps ---- */
+
+static void redraw(struct training *t, uint64_t order)
+{
+    performer_redraw(t->model, (uint32_t)t->state.draw);
+    notice_redrawn(t->setup.uplink, t->state.step, t->state.draw,
+                   performer_projections_hash(t->model), order);
+}
+
+static bool evaluation_due(const struct training *t)
+{
+    const struct jobspec *spec = t->setup.spec;
+    if (!t->valid) return false;
+    return t->state.step == (uint64_t)spec->train.steps ||
+           (spec->evaluate.every > 0 && t->state.step % (uint64_t)spec->evaluate.every == 0);
+}
+
+static void tell_removed(void *context, uint64_t step, const char *path)
+{
+    struct training *t = context;
+    notice_checkpoint_removed(t->setup.uplink, step, path);
+}
+
+/* valid_loss: of this step, NaN where it was not evaluated. The best checkpoint is the best of those that
+ * were evaluated at their own step. */
+static enum status save(struct training *t, double valid_loss, struct fault *fault)
+{
+    const double begin_ms = steady_clock_ms();
+    const double best_loss_before = t->state.best_valid_loss;
+    const uint64_t best_step_before = t->state.best_step;
+    const bool best =
+        valid_loss < best_loss_before || (!isnan(valid_loss) && isnan(best_loss_before));
+    const struct checkpoint_content content = {
+        .model = t->model_entries,
+        .model_count = t->model_entry_count,
+        .optimizer = t->optimizer_entries,
+        .optimizer_count = t->optimizer_entry_count,
+        .state = &t->state,
+    };
+    const Performer__Plan *plan = t->setup.plan;
+    char path[4096];
+    struct saved_checkpoint saved = {.path = path, .best = best, .valid_loss = valid_loss};
+
+    if (best) {
+        t->state.best_valid_loss = valid_loss;
+        t->state.best_step = t->state.step;
+    }
+    enum status status =
+        checkpoint_save(t->checkpoints, &content, plan ? t->fence : NULL,
+                        plan ? plan->nonce : "alone", path, sizeof path, &saved.bytes, fault);
+    if (status != ST_OK) {
+        t->state.best_valid_loss = best_loss_before;
+        t->state.best_step = best_step_before;
+        notice_checkpoint_failed(t->setup.uplink, t->state.step, fault->text);
+        return status;
+    }
+    saved.seconds = (steady_clock_ms() - begin_ms) / 1e3;
+    notice_checkpoint_saved(t->setup.uplink, t->state.step, &saved);
+    checkpoint_prune(t->checkpoints, t->setup.spec->checkpoint.keep, t->state.best_step,
+                     tell_removed, t);
+    return ST_OK;
+}
+
+/* How rank 0's last save went, so that all ranks end alike. */
+struct save_outcome {
+    int32_t status;
+    char text[sizeof((struct fault *)0)->text];
+};
+
+static enum status agree_on_save(struct training *t, enum status status, struct fault *fault)
+{
+    struct save_outcome outcome = {.status = status};
+    if (status != ST_OK) memcpy(outcome.text, fault->text, sizeof outcome.text);
+
+    struct save_outcome *outcomes =
+        calloc((size_t)collective_ranks(t->setup.collective), sizeof *outcomes);
+    if (!outcomes) return fault_set(fault, ST_NO_MEMORY, "no memory to end together");
+    enum status gathered =
+        collective_gather(t->setup.collective, &outcome, sizeof outcome, outcomes, fault);
+    if (gathered == ST_OK && outcomes[0].status != ST_OK) {
+        t->agreed = true;
+        gathered = fault_set(fault, (enum status)outcomes[0].status, "the last checkpoint: %s",
+                             outcomes[0].text);
+    }
+    free(outcomes);
+    return gathered;
+}
+
+/* A checkpoint on the way may fail, as long as a later one can be taken: training goes on. The last one may not. */
+static enum status checkpoint_at_edge(struct training *t, double valid_loss, bool last,
+                                      struct fault *fault)
+{
+    enum status status = ST_OK;
+
+    training_phase(t, t->state.step, PHASE_CHECKPOINT);
+    if (is_first_rank(t)) status = save(t, valid_loss, fault);
+    if (last) return agree_on_save(t, status, fault);
+    if (status == ST_OK || status == ST_FENCED) return status;
+    log_warn("checkpoint-failed", "no checkpoint of step %" PRIu64 ": %s", t->state.step,
+             fault->text);
+    return ST_OK;
+}
+
+/* In this order, so that what is evaluated is what is saved and what goes on. */
+static enum status do_edge(struct training *t, const struct edge *edge, struct fault *fault)
+{
+    const bool last = edge->stop || t->state.step >= (uint64_t)t->setup.spec->train.steps;
+    double valid_loss = NAN;
+    enum status status = ST_OK;
+
+    if (edge->fenced) {
+        t->agreed = true;
+        return fault_set(fault, ST_FENCED, "a newer attempt of this run has taken over");
+    }
+    if (edge->redraw) redraw(t, edge->redraw_order);
+    if (evaluation_due(t)) status = evaluate_run(t, &valid_loss, fault);
+    if (status == ST_OK && edge->checkpoint)
+        status = checkpoint_at_edge(t, valid_loss, last, fault);
+    t->stopped =
+        status == ST_OK && edge->stop && t->state.step < (uint64_t)t->setup.spec->train.steps;
+    return status;
+}
+
+enum status training_run(struct training *t, struct fault *fault)
+{
+    const uint64_t steps = (uint64_t)t->setup.spec->train.steps;
+    const double begin_ms = steady_clock_ms();
+
+    while (t->state.step < steps && !t->stopped) {
+        struct edge edge;
+        enum status status = step_run(t, &edge, fault);
+        if (status == ST_OK) status = do_edge(t, &edge, fault);
+        if (status != ST_OK) return status;
+    }
+    training_phase(t, t->state.step, PHASE_DONE);
+    if (is_first_rank(t))
+        log_info("training-ended",
+                 "%s after step %" PRIu64 " of %" PRIu64 ", %.1f s in this attempt",
+                 t->stopped ? "stopped and saved" : "done", t->state.step, steps,
+                 (steady_clock_ms() - begin_ms) / 1e3);
+    return ST_OK;
+}

@@ -1,0 +1,105 @@
+#ifndef WORKER_TRAINING_H
+#define WORKER_TRAINING_H
+
+/*
+ * A rank's part of a run from its start to its end: what it holds, where it resumes, and what it does at the
+ * edges of steps. All memory is made by `training_open`; the steps allocate nothing.
+ */
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/backend.h"
+#include "proto/jobspec.h"
+#include "proto/performer.pb-c.h"
+#include "proto/status.h"
+#include "worker/checkpoint.h"
+#include "worker/collective.h"
+#include "worker/dataset.h"
+#include "worker/orders.h"
+#include "worker/params.h"
+#include "worker/performer.h"
+#include "worker/phase.h"
+#include "worker/uplink.h"
+
+/* What main has made; all of it must outlive the training. */
+struct training_setup {
+    const struct jobspec *spec;
+    const Performer__Plan *plan; /* NULL: there is no daemon */
+    const char *directory;       /* holds, or will hold, checkpoints/ */
+    const struct backend *backend;
+    struct collective *collective;
+    struct uplink *uplink;
+    const volatile sig_atomic_t *stop_asked; /* not 0: save and end at the next edge */
+};
+
+/* The sums of one shard of an evaluation, as ranks tell them to each other. */
+struct shard_sums {
+    double loss;
+    int64_t counted, correct;
+};
+
+struct training {
+    struct training_setup setup;
+    char checkpoints[4096]; /* directory/checkpoints */
+    char fence[4096];       /* directory/fence; empty without a daemon */
+
+    struct stream stream;
+    struct dataset *train, *valid; /* valid: NULL where the job has no validation data */
+    struct params *params;
+    struct performer *model;
+    float *weights, *moment1, *moment2; /* (params->floats) */
+    float *gradients; /* (gradient_buffers, params->floats): one for each depth of the tree */
+    int gradient_buffers;
+    struct batch batch; /* room for train.micro_batch sequences */
+
+    int64_t shards;          /* of a step, of this rank */
+    double *shard_losses;    /* (shards) */
+    struct control *records; /* (ranks) */
+    double *rank_losses;     /* (ranks) */
+
+    int64_t valid_sequences, valid_shards; /* of an evaluation, of all ranks */
+    int64_t valid_shards_rank;             /* of one rank, the last one's may be fewer */
+    struct shard_sums *valid_mine;         /* (valid_shards_rank) */
+    struct shard_sums *valid_all;          /* (ranks, valid_shards_rank) */
+    double *valid_losses;                  /* (valid_shards) */
+    bool entropy_told;
+
+    struct tensor_entry *model_entries, *optimizer_entries; /* for checkpoints; rank 0 */
+    size_t model_entry_count, optimizer_entry_count;
+
+    struct applied_order *replay; /* of the plan */
+    struct orders orders;
+    struct checkpoint_state state;
+    uint64_t resumed_step;
+    double step_ms; /* of the last step */
+    bool stopped;   /* ended by an order or a signal, saved */
+    bool agreed;    /* the failure is known to all ranks: none has to be torn away */
+};
+
+/*
+ * Reads the data, builds the model, and puts it where the newest good checkpoint left it, or at the beginning.
+ * Blocks, and all ranks must call it. The training is the caller's, also to be closed where it failed.
+ */
+enum status training_open(const struct training_setup *setup, struct training **training,
+                          struct fault *fault);
+
+/*
+ * Steps until the last one, an order or signal to stop (`stopped`), or a failure: ST_DIVERGED, ST_FENCED,
+ * ST_COLLECTIVE, what a last save failed with. `agreed` says whether the others end with the same.
+ */
+enum status training_run(struct training *training, struct fault *fault);
+
+void training_close(struct training *training);
+
+/* Tells the daemon what this rank is doing. */
+void training_phase(struct training *training, uint64_t step, enum phase phase);
+
+/* The sum of values[0 ... count-1] as a binary tree that halves the range. */
+double tree_sum(const double *values, int64_t count);
+
+/* Milliseconds since some moment, for durations. */
+double steady_clock_ms(void);
+
+#endif
