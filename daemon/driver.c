@@ -1,0 +1,595 @@
+#include "daemon/driver.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/memory.h"
+#include "daemon/response.h"
+#include "daemon/spool.h"
+#include "proto/durable.h"
+#include "proto/jobspec.h"
+
+enum { FILE_PATH_MAX = LAUNCHER_PATH_MAX + 64 };
+
+/* An attempt that is alive, as far as is known, and what is to be done about it. */
+struct tended {
+    struct tended *next;
+    uint64_t run;
+    char run_id[RUN_ID_SIZE];
+    uint32_t attempt, ranks;
+    enum tended_phase {
+        TENDED_UNPREPARED, /* its files could not be written; `fault` says why */
+        TENDED_TO_START,   /* as soon as nothing of the attempt before lives */
+        TENDED_STARTED,    /* by this daemon, or adopted */
+        TENDED_FOUND,      /* of an earlier daemon, not seen yet */
+    } phase;
+    uint64_t since_ms;         /* in this phase */
+    struct launch_order order; /* TENDED_TO_START */
+    struct fault fault;        /* TENDED_UNPREPARED */
+};
+
+uint64_t driver_now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static struct event event_new(enum event_kind kind)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (struct event){
+        .kind = kind,
+        .now_ms = driver_now_ms(),
+        .wall_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000,
+    };
+}
+
+/* ---- the files of a run and of an attempt ---- */
+
+static enum status write_text(const char *directory, const char *name, const char *text,
+                              struct fault *fault)
+{
+    char path[FILE_PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    return durable_write(path, text, strlen(text), fault);
+}
+
+/* resolved.toml comes last: where it is, all is. */
+static enum status write_job(const struct driver *driver, const char *run_id, const char *text,
+                             const char *resolved, struct fault *fault)
+{
+    char directory[PATH_MAX];
+    run_directory(driver->directory, run_id, directory, sizeof directory);
+    enum status status = make_directories(directory, fault);
+    if (status == ST_OK) status = write_text(directory, "job.toml", text, fault);
+    if (status == ST_OK) status = write_text(directory, "resolved.toml", resolved, fault);
+    return status;
+}
+
+/* The daemon may have died, or the disk been full, between the commit of a submit and its files. */
+static enum status ensure_job(const struct driver *driver, uint64_t run, const char *run_id,
+                              struct fault *fault)
+{
+    char path[PATH_MAX], *text, *resolved;
+    run_directory(driver->directory, run_id, path, sizeof path);
+    strncat(path, "/resolved.toml", sizeof path - strlen(path) - 1);
+    if (access(path, F_OK) == 0) return ST_OK;
+    enum status status = store_job(driver->store, run, &text, &resolved, fault);
+    if (status != ST_OK) return status;
+    status = write_job(driver, run_id, text, resolved, fault);
+    free(text);
+    free(resolved);
+    return status;
+}
+
+static enum status write_plan(const struct driver *driver, const struct effect *effect,
+                              const struct launch_order *order, struct fault *fault)
+{
+    Performer__AppliedOrder *applied = memory_zeroed(effect->applied_count, sizeof *applied);
+    Performer__AppliedOrder **applied_list =
+        memory_zeroed(effect->applied_count, sizeof *applied_list);
+    for (size_t i = 0; i < effect->applied_count; i++) {
+        performer__applied_order__init(&applied[i]);
+        applied[i].id = effect->applied[i].id;
+        applied[i].kind = effect->applied[i].kind;
+        applied[i].step = effect->applied[i].step;
+        applied_list[i] = &applied[i];
+    }
+    Performer__Plan plan = PERFORMER__PLAN__INIT;
+    plan.run = (char *)effect->run_id;
+    plan.attempt = effect->attempt;
+    plan.nonce = (char *)effect->nonce;
+    plan.url = (char *)driver->url;
+    plan.ranks = effect->ranks;
+    plan.directory = (char *)order->run_directory;
+    plan.n_applied = effect->applied_count;
+    plan.applied = applied_list;
+
+    size_t size = performer__plan__get_packed_size(&plan);
+    uint8_t *bytes = memory_grow(NULL, size);
+    performer__plan__pack(&plan, bytes);
+    char path[FILE_PATH_MAX];
+    snprintf(path, sizeof path, "%s/plan", order->attempt_directory);
+    enum status status = durable_write(path, bytes, size, fault);
+    free(bytes);
+    free(applied_list);
+    free(applied);
+    return status;
+}
+
+/* Plan before fence: an attempt that may write has been told what to do. */
+static enum status prepare_attempt(const struct driver *driver, const struct effect *effect,
+                                   struct launch_order *order, struct fault *fault)
+{
+    const struct state_directory *directory = driver->directory;
+    run_directory(directory, effect->run_id, order->run_directory, sizeof order->run_directory);
+    attempt_directory(directory, effect->run_id, effect->attempt, order->attempt_directory,
+                      sizeof order->attempt_directory);
+    if (effect->attempt > 1)
+        attempt_directory(directory, effect->run_id, effect->attempt - 1, order->earlier_directory,
+                          sizeof order->earlier_directory);
+    text_copy(order->nonce, sizeof order->nonce, effect->nonce);
+    order->ranks = effect->ranks;
+
+    enum status status = ensure_job(driver, effect->run, effect->run_id, fault);
+    if (status == ST_OK) status = make_directories(order->attempt_directory, fault);
+    if (status == ST_OK) status = write_plan(driver, effect, order, fault);
+    if (status == ST_OK) status = write_text(order->run_directory, "fence", effect->nonce, fault);
+    return status;
+}
+
+/* ---- effects ---- */
+
+static struct tended *tend(struct driver *driver, uint64_t run, const char *run_id,
+                           uint32_t attempt, uint32_t ranks, enum tended_phase phase)
+{
+    struct tended *tended = memory_zeroed(1, sizeof *tended);
+    tended->run = run;
+    text_copy(tended->run_id, sizeof tended->run_id, run_id);
+    tended->attempt = attempt;
+    tended->ranks = ranks;
+    tended->phase = phase;
+    tended->since_ms = driver_now_ms();
+    tended->next = driver->tended;
+    driver->tended = tended;
+    return tended;
+}
+
+static void do_launch(struct driver *driver, const struct effect *effect)
+{
+    struct tended *tended =
+        tend(driver, effect->run, effect->run_id, effect->attempt, effect->ranks, TENDED_TO_START);
+    if (prepare_attempt(driver, effect, &tended->order, &tended->fault) != ST_OK)
+        tended->phase = TENDED_UNPREPARED;
+}
+
+static void do_signal(struct driver *driver, const struct effect *effect)
+{
+    char directory[LAUNCHER_PATH_MAX];
+    attempt_directory(driver->directory, effect->run_id, effect->attempt, directory,
+                      sizeof directory);
+    driver->launcher->signal(driver->launcher, directory, effect->signal);
+}
+
+static void do_effect(struct driver *driver, const struct effect *effect)
+{
+    struct fault fault;
+    switch (effect->kind) {
+    case EFFECT_WRITE_JOB:
+        /* Not the run's end: they are written again before its first attempt. */
+        if (write_job(driver, effect->run_id, effect->text, effect->resolved, &fault) != ST_OK)
+            log_warn("job-not-written", "%s: %s", effect->run_id, fault.text);
+        return;
+    case EFFECT_LAUNCH:
+        do_launch(driver, effect);
+        return;
+    case EFFECT_SIGNAL:
+        do_signal(driver, effect);
+        return;
+    }
+}
+
+/* ---- one event ---- */
+
+/* A run directory of another database would be taken for the new run's, checkpoints and all. */
+static enum status check_unclaimed(const struct driver *driver, const struct decision *decision,
+                                   struct fault *fault)
+{
+    for (size_t i = 0; i < decision->effect_count; i++) {
+        char path[PATH_MAX];
+        if (decision->effects[i].kind != EFFECT_WRITE_JOB) continue;
+        run_directory(driver->directory, decision->effects[i].run_id, path, sizeof path);
+        if (access(path, F_OK) == 0)
+            return fault_set(fault, ST_REFUSED,
+                             "%s is there already, from another database: move it away, or start "
+                             "performerd with another --runs",
+                             path);
+    }
+    return ST_OK;
+}
+
+static void log_notes(const struct driver *driver, const struct decision *decision)
+{
+    for (size_t i = 0; i < decision->record_count; i++) {
+        const struct record *record = &decision->records[i];
+        if (record->kind != RECORD_NOTED) continue;
+        const struct run *run = coordinator_run(driver->coordinator, record->run);
+        log_line(note_level(record->noted.note), note_name(record->noted.note), "%s: %s", run->id,
+                 record->noted.text);
+    }
+}
+
+static void say_store_state(struct driver *driver, enum status status, const struct fault *fault)
+{
+    if (status != ST_OK && !driver->store_failing) log_error("store-failed", "%s", fault->text);
+    if (status == ST_OK && driver->store_failing) log_info("store-works", "the store works again");
+    driver->store_failing = status != ST_OK;
+}
+
+static bool is_durable(const struct decision *decision)
+{
+    for (size_t i = 0; i < decision->record_count; i++)
+        if (record_is_durable(decision->records[i].kind)) return true;
+    return false;
+}
+
+static enum status commit(struct driver *driver, const struct decision *decision,
+                          struct fault *fault)
+{
+    if (!is_durable(decision)) return ST_OK;
+    enum status status = store_commit(driver->store, decision->name, decision->records,
+                                      decision->record_count, fault);
+    say_store_state(driver, status, fault);
+    return status;
+}
+
+/*
+ * Decides, commits, applies, carries out, in this order. Where it fails nothing has happened, and the event
+ * may come again. The decision, with its answer, is the caller's to be finished in either case.
+ */
+static enum status drive(struct driver *driver, const struct event *event,
+                         struct decision *decision, struct fault *fault)
+{
+    coordinator_decide(driver->coordinator, event, decision);
+    enum status status = check_unclaimed(driver, decision, fault);
+    if (status == ST_OK) status = commit(driver, decision, fault);
+    if (status != ST_OK) return status;
+    coordinator_apply(driver->coordinator, decision->records, decision->record_count,
+                      event->now_ms);
+    log_notes(driver, decision);
+    for (size_t i = 0; i < decision->effect_count; i++) do_effect(driver, &decision->effects[i]);
+    return ST_OK;
+}
+
+/* An event that nobody waits for. False: the store failed, come again. */
+static bool drive_quietly(struct driver *driver, const struct event *event)
+{
+    struct decision decision;
+    struct fault fault;
+    enum status status = drive(driver, event, &decision, &fault);
+    decision_fini(&decision);
+    return status == ST_OK;
+}
+
+/* ---- attempts that live ---- */
+
+static bool say_launch_failed(struct driver *driver, const struct tended *tended, const char *text)
+{
+    struct event event = event_new(EVENT_LAUNCH_FAILED);
+    event.launch_failed = (struct event_launch_failed){tended->run, tended->attempt, text};
+    return drive_quietly(driver, &event);
+}
+
+static enum status take_spooled(void *context, const Performer__Report *report)
+{
+    struct driver *driver = context;
+    struct event event = event_new(EVENT_REPORT);
+    struct decision decision;
+    struct fault fault;
+    event.report.report = report;
+    enum status status = drive(driver, &event, &decision, &fault);
+    if (status == ST_OK && decision.answer.status != ST_OK)
+        log_warn("spool-refused", "%s", decision.answer.text);
+    decision_fini(&decision);
+    return status;
+}
+
+/* What the ranks could not deliver. False: the store failed, come again; the spools are still there. */
+static bool take_spools(struct driver *driver, const struct tended *tended, const char *directory)
+{
+    for (uint32_t rank = 0; rank < tended->ranks; rank++) {
+        char path[FILE_PATH_MAX];
+        struct fault fault;
+        snprintf(path, sizeof path, "%s/rank-%" PRIu32 ".spool", directory, rank);
+        if (access(path, F_OK) != 0) continue;
+        enum status status = spool_read(path, take_spooled, driver, &fault);
+        if (driver->store_failing) return false;
+        if (status != ST_OK) {
+            log_warn("spool-unreadable", "%s: %s", tended->run_id, fault.text);
+            continue; /* left there, for a person to look at */
+        }
+        if (unlink(path) != 0)
+            log_warn("spool-left", "could not remove %s: %s", path, strerror(errno));
+    }
+    return true;
+}
+
+static bool settle_attempt(struct driver *driver, const struct tended *tended,
+                           const char *directory)
+{
+    if (!take_spools(driver, tended, directory)) return false;
+    struct evidence evidence;
+    evidence_read(directory, tended->ranks, &evidence);
+    struct event event = event_new(EVENT_ATTEMPT_ENDED);
+    event.attempt_ended = (struct event_attempt_ended){tended->run, tended->attempt, &evidence};
+    return drive_quietly(driver, &event);
+}
+
+/* Each of these returns true once there is nothing more to do about the attempt. */
+
+static bool tend_to_start(struct driver *driver, struct tended *tended, uint64_t now_ms)
+{
+    struct process process;
+    struct fault fault;
+    struct attempt_launcher *launcher = driver->launcher;
+    enum status status = launcher->start(launcher, &tended->order, &process, &fault);
+    if (status == ST_BUSY && now_ms - tended->since_ms < EARLIER_GRACE_MS) return false;
+    if (status != ST_OK) return say_launch_failed(driver, tended, fault.text);
+
+    tended->phase = TENDED_STARTED;
+    tended->since_ms = now_ms;
+    struct event event = event_new(EVENT_LAUNCHED);
+    event.launched =
+        (struct event_launched){tended->run, tended->attempt, process.pid, process.start_ticks};
+    drive_quietly(driver, &event); /* where it fails, launcher.json says the same */
+    return false;
+}
+
+static bool tend_unseen(struct driver *driver, struct tended *tended, uint64_t now_ms)
+{
+    if (now_ms - tended->since_ms < UNSEEN_GRACE_MS) return false;
+    if (tended->phase == TENDED_STARTED)
+        return say_launch_failed(driver, tended, "performer-launch could not begin: see its log");
+    struct event event = event_new(EVENT_UNLAUNCHED);
+    event.unlaunched = (struct event_unlaunched){tended->run, tended->attempt};
+    return drive_quietly(driver, &event);
+}
+
+static bool tend_alive(struct driver *driver, struct tended *tended, const struct process *process)
+{
+    if (tended->phase != TENDED_FOUND) return false;
+    struct event event = event_new(EVENT_ADOPTED);
+    event.adopted =
+        (struct event_adopted){tended->run, tended->attempt, process->pid, process->start_ticks};
+    if (drive_quietly(driver, &event)) tended->phase = TENDED_STARTED;
+    return false;
+}
+
+static bool tend_launched(struct driver *driver, struct tended *tended, uint64_t now_ms)
+{
+    char directory[LAUNCHER_PATH_MAX];
+    struct process process;
+    attempt_directory(driver->directory, tended->run_id, tended->attempt, directory,
+                      sizeof directory);
+    switch (driver->launcher->probe(driver->launcher, directory, &process)) {
+    case LAUNCHER_ENDED:
+    case LAUNCHER_GONE:
+        return settle_attempt(driver, tended, directory);
+    case LAUNCHER_ALIVE:
+        return tend_alive(driver, tended, &process);
+    case LAUNCHER_UNSEEN:
+        return tend_unseen(driver, tended, now_ms);
+    }
+    return false;
+}
+
+static bool tend_one(struct driver *driver, struct tended *tended, uint64_t now_ms)
+{
+    switch (tended->phase) {
+    case TENDED_UNPREPARED:
+        return say_launch_failed(driver, tended, tended->fault.text);
+    case TENDED_TO_START:
+        return tend_to_start(driver, tended, now_ms);
+    case TENDED_STARTED:
+    case TENDED_FOUND:
+        return tend_launched(driver, tended, now_ms);
+    }
+    return false;
+}
+
+static void tend_all(struct driver *driver)
+{
+    uint64_t now_ms = driver_now_ms();
+    for (struct tended **link = &driver->tended; *link;) {
+        struct tended *tended = *link;
+        bool done = tend_one(driver, tended, now_ms);
+        /* Events plan no attempts, so nothing was put in front while we looked. */
+        assert(*link == tended);
+        if (!done) {
+            link = &tended->next;
+            continue;
+        }
+        *link = tended->next;
+        free(tended);
+    }
+}
+
+/* ---- time ---- */
+
+/* A tick decides one thing at most. */
+static void decide_all(struct driver *driver)
+{
+    for (bool more = true; more;) {
+        struct event event = event_new(EVENT_TICK);
+        struct decision decision;
+        struct fault fault;
+        if (getrandom(event.tick.random, sizeof event.tick.random, 0) !=
+            (ssize_t)sizeof event.tick.random)
+            return; /* no chance, no nonce: next time */
+        enum status status = drive(driver, &event, &decision, &fault);
+        more = status == ST_OK && decision.record_count > 0;
+        decision_fini(&decision);
+    }
+}
+
+void driver_tick(struct driver *driver)
+{
+    tend_all(driver); /* what has ended makes room */
+    decide_all(driver);
+    tend_all(driver); /* what has been planned is started */
+}
+
+void driver_start(struct driver *driver)
+{
+    const struct coordinator *coordinator = driver->coordinator;
+    for (size_t i = 0; i < coordinator->run_count; i++) {
+        const struct run *run = coordinator->runs[i];
+        if (run_attempt_lives(run))
+            tend(driver, run->number, run->id, run->attempt.number, run->facts.ranks, TENDED_FOUND);
+    }
+    tend_all(driver);
+}
+
+void driver_stop(struct driver *driver)
+{
+    while (driver->tended) {
+        struct tended *tended = driver->tended;
+        driver->tended = tended->next;
+        free(tended);
+    }
+}
+
+/* ---- answers ---- */
+
+static Performer__Response *answer_submitted(const struct answer *answer)
+{
+    Performer__Response *response = response_new();
+    response->body_case = PERFORMER__RESPONSE__BODY_SUBMITTED;
+    response->submitted = memory_zeroed(1, sizeof *response->submitted);
+    performer__submitted__init(response->submitted);
+    response->submitted->run = message_text(answer->run_id);
+    return response;
+}
+
+static Performer__Response *answer_acted(const struct answer *answer)
+{
+    Performer__Response *response = response_new();
+    response->body_case = PERFORMER__RESPONSE__BODY_ACTED;
+    response->acted = memory_zeroed(1, sizeof *response->acted);
+    performer__acted__init(response->acted);
+    response->acted->run = message_text(answer->run_id);
+    response->acted->order = answer->order;
+    return response;
+}
+
+static Performer__Response *answer_reported(const struct answer *answer)
+{
+    Performer__Response *response = response_new();
+    Performer__ReportReply *reply = memory_zeroed(1, sizeof *reply);
+    performer__report_reply__init(reply);
+    reply->fenced = answer->fenced;
+    for (size_t i = 0; i < answer->order_count; i++) {
+        Performer__Order *order = memory_zeroed(1, sizeof *order);
+        performer__order__init(order);
+        order->id = answer->orders[i].id;
+        order->kind = answer->orders[i].kind;
+        message_append(&reply->orders, &reply->n_orders, order);
+    }
+    response->body_case = PERFORMER__RESPONSE__BODY_REPORT_REPLY;
+    response->report_reply = reply;
+    return response;
+}
+
+typedef Performer__Response *answer_maker(const struct answer *answer);
+
+static Performer__Response *drive_and_answer(struct driver *driver, const struct event *event,
+                                             answer_maker *make)
+{
+    struct decision decision;
+    struct fault fault;
+    Performer__Response *response;
+    enum status status = drive(driver, event, &decision, &fault);
+    if (status != ST_OK)
+        response = response_refuse(status, fault.text);
+    else if (decision.answer.status != ST_OK)
+        response = response_refuse(decision.answer.status, decision.answer.text);
+    else
+        response = make(&decision.answer);
+    decision_fini(&decision);
+    return response;
+}
+
+/* All mistakes of the job file, as the command line shows them. */
+static Performer__Response *refuse_job(const struct diagnostics *diagnostics, enum status status)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    if (!out) return response_refuse(status, status_text(status));
+    diagnostics_print(diagnostics, out, false);
+    bool written = fclose(out) == 0 && size > 0;
+    Performer__Response *response = response_refuse(status, written ? text : status_text(status));
+    free(text);
+    return response;
+}
+
+static Performer__Response *submit_parsed(struct driver *driver, const struct jobspec *spec,
+                                          const Performer__Submit *submit)
+{
+    struct run_facts facts;
+    struct fault fault;
+    enum status status = run_facts_of(spec, &facts, &fault);
+    if (status != ST_OK) return response_refuse(status, fault.text);
+    struct event event = event_new(EVENT_SUBMIT);
+    event.submit = (struct event_submit){&facts, submit->text, submit->resolved, submit->key};
+    return drive_and_answer(driver, &event, answer_submitted);
+}
+
+/* The job is parsed again: what a client says of it is not believed. Its paths are absolute by now. */
+static Performer__Response *answer_submit(struct driver *driver, const Performer__Submit *submit)
+{
+    size_t length = strlen(submit->resolved);
+    if (length > JOB_BYTES_MAX || strlen(submit->text) > JOB_BYTES_MAX)
+        return response_refuse(ST_TOO_LARGE, "a job file has at most 256 KiB");
+    struct diagnostics diagnostics = {0};
+    struct jobspec spec = {0};
+    Performer__Response *response;
+    enum status status =
+        jobspec_parse(submit->resolved, length, "/resolved.toml", NULL, 0, &diagnostics, &spec);
+    if (status == ST_OK)
+        response = submit_parsed(driver, &spec, submit);
+    else
+        response = refuse_job(&diagnostics, status);
+    jobspec_free(&spec);
+    diagnostics_free(&diagnostics);
+    return response;
+}
+
+Performer__Response *driver_answer(struct driver *driver, const Performer__Request *request)
+{
+    struct event event;
+    switch (request->body_case) {
+    case PERFORMER__REQUEST__BODY_SUBMIT:
+        return answer_submit(driver, request->submit);
+    case PERFORMER__REQUEST__BODY_ACT:
+        event = event_new(EVENT_ACT);
+        event.act = (struct event_act){request->act->run, request->act->action};
+        return drive_and_answer(driver, &event, answer_acted);
+    case PERFORMER__REQUEST__BODY_REPORT:
+        event = event_new(EVENT_REPORT);
+        event.report.report = request->report;
+        return drive_and_answer(driver, &event, answer_reported);
+    default:
+        return response_refuse(ST_UNSUPPORTED, "a request that changes nothing");
+    }
+}

@@ -1,0 +1,48 @@
+#ifndef DAEMON_DRIVER_H
+#define DAEMON_DRIVER_H
+
+/*
+ * Between the coordinator, which decides, and the world: each event is decided, committed, applied, and only then
+ * carried out and answered. Also looks after the attempts that live: starts them, sees how they end, and finds those
+ * that an earlier daemon started. For the loop's thread; blocks for as long as the database and a few small files take.
+ */
+
+#include "daemon/coordinator.h"
+#include "daemon/launcher.h"
+#include "daemon/state_directory.h"
+#include "daemon/store.h"
+
+enum {
+    TICK_MS = 250,             /* how often driver_tick is to be called */
+    UNSEEN_GRACE_MS = 10000,   /* a launcher that has written no launcher.json by then never will */
+    EARLIER_GRACE_MS = 30000,  /* for an earlier attempt to die of SIGKILL */
+    JOB_BYTES_MAX = 256 * 1024 /* of a job file: two of them, and more, fit into a message */
+};
+
+struct tended;
+
+struct driver {
+    struct coordinator *coordinator;
+    struct store *store;
+    const struct state_directory *directory;
+    struct attempt_launcher *launcher;
+    const char *url; /* for the workers */
+    struct tended *tended;
+    bool store_failing; /* said once, until it works again */
+};
+
+/* Looks for the attempts that were alive when the daemon before ended. All parts are borrowed. */
+void driver_start(struct driver *driver);
+
+/* Forgets them; they live on. */
+void driver_stop(struct driver *driver);
+
+/* A submit, an act or a report; the response is the caller's. ST_UNSUPPORTED: any other request. */
+Performer__Response *driver_answer(struct driver *driver, const Performer__Request *request);
+
+/* Time has passed, or a launcher has ended. */
+void driver_tick(struct driver *driver);
+
+uint64_t driver_now_ms(void);
+
+#endif

@@ -1,0 +1,50 @@
+#ifndef DAEMON_LAUNCHER_H
+#define DAEMON_LAUNCHER_H
+
+/*
+ * How attempts are brought to life, looked after and ended. What a launcher knows of an attempt lies in
+ * its directory (launcher.json, exit.json), so that every function works as well for a daemon that was started
+ * later. For the loop's thread; no function blocks for longer than a few file accesses.
+ */
+
+#include <stdint.h>
+
+#include "daemon/process.h"
+#include "proto/status.h"
+
+enum { LAUNCHER_PATH_MAX = 4096 };
+
+struct launch_order {
+    char run_directory[LAUNCHER_PATH_MAX];
+    char attempt_directory[LAUNCHER_PATH_MAX]; /* with its plan; RUN/fence is in force */
+    char earlier_directory[LAUNCHER_PATH_MAX]; /* of the attempt before; empty: none */
+    char nonce[64];
+    uint32_t ranks;
+};
+
+enum launcher_state {
+    LAUNCHER_ENDED, /* exit.json is there, and nothing of the attempt runs on this machine */
+    LAUNCHER_ALIVE, /* the launcher runs, or ranks that it left behind do */
+    LAUNCHER_GONE,  /* it ran, and neither it nor its ranks live; it could not say how it ended */
+    LAUNCHER_UNSEEN /* there is no sign that it ever began; it may be about to */
+};
+
+struct attempt_launcher {
+    const char *name;
+
+    /* Starts the attempt. ST_BUSY: something of the earlier attempt still lives and has been told to
+     * die; call again in a moment. On ST_OK `*process` is the launcher's. */
+    enum status (*start)(struct attempt_launcher *launcher, const struct launch_order *order,
+                         struct process *process, struct fault *fault);
+
+    /* `*process` is filled where the answer is LAUNCHER_ALIVE. Ranks whose launcher was killed are sent SIGKILL:
+     * nobody else would look after them. */
+    enum launcher_state (*probe)(struct attempt_launcher *launcher, const char *attempt_directory,
+                                 struct process *process);
+
+    /* SIGTERM asks the launcher to end its ranks; SIGKILL ends all of the attempt there is, the launcher last, so that
+     * it can still say what happened. Does nothing where it lives no more. */
+    void (*signal)(struct attempt_launcher *launcher, const char *attempt_directory, int signal);
+};
+
+#endif

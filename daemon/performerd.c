@@ -1,0 +1,323 @@
+/*
+ * performerd: takes its state directory, opens the store, gives the coordinator back what it had decided, and
+ * then lets the loop call: the endpoint with requests, a timer with time, the launcher with ends.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <uv.h>
+
+#include "daemon/driver.h"
+#include "daemon/endpoint.h"
+#include "daemon/launch_local.h"
+#include "daemon/options.h"
+#include "daemon/query.h"
+#include "proto/durable.h"
+#include "proto/logline.h"
+
+enum { EXIT_USAGE = 2 };
+
+struct daemon {
+    const struct options *options;
+    struct state_directory directory;
+    struct store *store;
+    struct coordinator coordinator;
+    struct driver driver;
+    struct attempt_launcher *launcher;
+    struct endpoint *endpoint;
+    char url_default[PATH_MAX];
+    const char *url; /* the first that is listened on */
+    uint64_t started_ms;
+    uv_loop_t loop;
+    uv_timer_t timer;
+    uv_signal_t terminate, interrupt;
+};
+
+/* ---- what the loop calls ---- */
+
+static void tick(uv_timer_t *timer)
+{
+    struct daemon *daemon = timer->data;
+    driver_tick(&daemon->driver);
+}
+
+/* Soon, but not inside of what is being done now. */
+static void tick_soon(struct daemon *daemon)
+{
+    uv_timer_start(&daemon->timer, tick, 0, TICK_MS);
+}
+
+static void launcher_ended(void *context)
+{
+    tick_soon(context);
+}
+
+static Performer__Response *answer_question(struct daemon *daemon,
+                                            const Performer__Request *request)
+{
+    uint64_t now_ms = driver_now_ms();
+    struct query_view view = {
+        .coordinator = &daemon->coordinator,
+        .store = daemon->store,
+        .directory = &daemon->directory,
+        .now_ms = now_ms,
+        .uptime_ms = now_ms - daemon->started_ms,
+        .frames_rejected = endpoint_frames_rejected(daemon->endpoint),
+    };
+    return query_answer(&view, request);
+}
+
+static Performer__Response *answer(void *context, const Performer__Request *request)
+{
+    struct daemon *daemon = context;
+    switch (request->body_case) {
+    case PERFORMER__REQUEST__BODY_SUBMIT:
+    case PERFORMER__REQUEST__BODY_ACT:
+        tick_soon(daemon); /* there may be something to begin */
+        return driver_answer(&daemon->driver, request);
+    case PERFORMER__REQUEST__BODY_REPORT:
+        return driver_answer(&daemon->driver, request);
+    default:
+        return answer_question(daemon, request);
+    }
+}
+
+/* Everything that keeps the loop running is closed; what was started lives on. */
+static void stop_loop(struct daemon *daemon)
+{
+    endpoint_close(daemon->endpoint);
+    daemon->endpoint = NULL;
+    launch_local_close(daemon->launcher);
+    daemon->launcher = NULL;
+    uv_close((uv_handle_t *)&daemon->timer, NULL);
+    uv_close((uv_handle_t *)&daemon->terminate, NULL);
+    uv_close((uv_handle_t *)&daemon->interrupt, NULL);
+}
+
+static void stop_asked(uv_signal_t *handle, int signal)
+{
+    log_info("daemon-stopping", "asked to by signal %d (%s); runs go on", signal,
+             strsignal(signal));
+    stop_loop(handle->data);
+}
+
+/* ---- start ---- */
+
+static enum status open_loop(struct daemon *daemon, struct fault *fault)
+{
+    int error = uv_loop_init(&daemon->loop);
+    if (error != 0) return fault_errno(fault, -error, "could not make an event loop");
+    uv_timer_init(&daemon->loop, &daemon->timer);
+    uv_signal_init(&daemon->loop, &daemon->terminate);
+    uv_signal_init(&daemon->loop, &daemon->interrupt);
+    daemon->timer.data = daemon->terminate.data = daemon->interrupt.data = daemon;
+    uv_signal_start(&daemon->terminate, stop_asked, SIGTERM);
+    uv_signal_start(&daemon->interrupt, stop_asked, SIGINT);
+    return ST_OK;
+}
+
+/* The directory of a socket is its owner's alone where we make it. */
+static enum status listen_at(struct daemon *daemon, const char *url, struct fault *fault)
+{
+    const char *path = endpoint_socket_path(url);
+    char directory[PATH_MAX];
+    if (path && path[0] == '/') {
+        snprintf(directory, sizeof directory, "%s", path);
+        char *slash = strrchr(directory, '/');
+        slash[slash == directory ? 1 : 0] = '\0';
+        enum status status = make_directories(directory, fault);
+        if (status != ST_OK) return status;
+    }
+    return endpoint_listen(daemon->endpoint, url, fault);
+}
+
+static enum status listen_all(struct daemon *daemon, struct fault *fault)
+{
+    const struct options *options = daemon->options;
+    options_default_url(daemon->directory.path, daemon->url_default, sizeof daemon->url_default);
+    daemon->url = options->listen_count > 0 ? options->listen[0] : daemon->url_default;
+    if (options->listen_count == 0) return listen_at(daemon, daemon->url, fault);
+    enum status status = ST_OK;
+    for (int i = 0; i < options->listen_count && status == ST_OK; i++)
+        status = listen_at(daemon, options->listen[i], fault);
+    return status;
+}
+
+static enum status open_store(struct daemon *daemon, struct fault *fault)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/performerd.db", daemon->directory.path);
+    enum status status = store_open(path, &daemon->store, fault);
+    if (status != ST_OK) return status;
+    coordinator_init(&daemon->coordinator, daemon->options->ranks_max);
+    status = store_load(daemon->store, &daemon->coordinator, driver_now_ms(), fault);
+    if (status == ST_OK) return ST_OK;
+    coordinator_fini(&daemon->coordinator);
+    store_close(daemon->store);
+    return status;
+}
+
+/* The endpoint comes last: a request is never answered before everything is there. */
+static enum status open_edges(struct daemon *daemon, struct fault *fault)
+{
+    enum status status =
+        launch_local_open(&daemon->loop, launcher_ended, daemon, &daemon->launcher, fault);
+    if (status == ST_OK)
+        status = endpoint_open(&daemon->loop, answer, daemon, &daemon->endpoint, fault);
+    if (status == ST_OK) status = listen_all(daemon, fault);
+    return status;
+}
+
+/* From here on a daemon in the background has no terminal, and its log lines go to STATE/performerd.log. */
+static void leave_terminal(const struct daemon *daemon)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/performerd.log", daemon->directory.path);
+    int log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (log < 0) {
+        log_warn("no-log-file", "could not open %s: %s; log lines are dropped", path,
+                 strerror(errno));
+        log = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    }
+    if (log < 0) return;
+    dup2(log, STDOUT_FILENO);
+    dup2(log, STDERR_FILENO);
+    close(log);
+}
+
+static void say_ready(const struct daemon *daemon, int ready)
+{
+    log_info("daemon-ready", "%s, state in %s, at most %u ranks at once", daemon->url,
+             daemon->directory.path, daemon->coordinator.ranks_max);
+    dprintf(ready, "performerd ready %s\n", daemon->url);
+    if (daemon->options->foreground) return;
+    close(ready);
+    leave_terminal(daemon);
+}
+
+static enum status run_until_stopped(struct daemon *daemon, int ready, struct fault *fault)
+{
+    enum status status = open_loop(daemon, fault);
+    if (status != ST_OK) return status;
+    status = open_edges(daemon, fault);
+    if (status == ST_OK) {
+        daemon->driver = (struct driver){
+            .coordinator = &daemon->coordinator,
+            .store = daemon->store,
+            .directory = &daemon->directory,
+            .launcher = daemon->launcher,
+            .url = daemon->url,
+        };
+        driver_start(&daemon->driver);
+        tick_soon(daemon);
+        say_ready(daemon, ready);
+    } else {
+        stop_loop(daemon);
+    }
+    uv_run(&daemon->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&daemon->loop);
+    driver_stop(&daemon->driver);
+    return status;
+}
+
+/* `ready` is where the line goes that says so. */
+static enum status serve(const struct options *options, int ready, struct fault *fault)
+{
+    static struct daemon daemon;
+    daemon.options = options;
+    daemon.started_ms = driver_now_ms();
+    enum status status =
+        state_directory_open(options->state, options->runs, &daemon.directory, fault);
+    if (status != ST_OK) return status;
+    status = open_store(&daemon, fault);
+    if (status != ST_OK) goto close_directory;
+    status = run_until_stopped(&daemon, ready, fault);
+    coordinator_fini(&daemon.coordinator);
+    store_close(daemon.store);
+close_directory:
+    state_directory_close(&daemon.directory);
+    return status;
+}
+
+static int serve_and_say(const struct options *options, int ready)
+{
+    struct fault fault;
+    enum status status = serve(options, ready, &fault);
+    if (status == ST_OK) return EXIT_SUCCESS;
+    log_error("daemon-failed", "%s", fault.text);
+    return EXIT_FAILURE;
+}
+
+/* The parent of a daemon in the background: says that it is ready, or ends as it ended. */
+static int wait_until_ready(pid_t pid, int ready)
+{
+    char line[PATH_MAX];
+    ssize_t length, total = 0;
+    while (total < (ssize_t)sizeof line &&
+           (length = read(ready, line + total, sizeof line - (size_t)total)) > 0)
+        total += length;
+    if (total > 0) {
+        printf("%.*s", (int)total, line);
+        return EXIT_SUCCESS;
+    }
+    int wait_status;
+    bool known = waitpid(pid, &wait_status, 0) == pid && WIFEXITED(wait_status);
+    return known && WEXITSTATUS(wait_status) != 0 ? WEXITSTATUS(wait_status) : EXIT_FAILURE;
+}
+
+/* Before anything that has threads or locks. */
+static int serve_in_background(const struct options *options)
+{
+    int ready[2];
+    if (pipe2(ready, O_CLOEXEC) != 0) {
+        log_error("daemon-failed", "could not make a pipe: %s", strerror(errno));
+        return EXIT_FAILURE;
+    }
+    pid_t pid = fork();
+    if (pid < 0) {
+        log_error("daemon-failed", "could not make a process: %s", strerror(errno));
+        return EXIT_FAILURE;
+    }
+    if (pid > 0) {
+        close(ready[1]);
+        return wait_until_ready(pid, ready[0]);
+    }
+    close(ready[0]);
+    setsid();
+    int nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (nothing >= 0) dup2(nothing, STDIN_FILENO);
+    return serve_and_say(options, ready[1]);
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    struct fault fault;
+    if (options_parse(argc, argv, &options, &fault) != ST_OK) {
+        fprintf(stderr, "performerd: %s\n", fault.text);
+        return EXIT_USAGE;
+    }
+    if (options.help) {
+        options_help(stdout);
+        return EXIT_SUCCESS;
+    }
+    if (options.version) {
+        printf("performerd %s\n", PERFORMERD_VERSION);
+        return EXIT_SUCCESS;
+    }
+    log_context("performerd");
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    umask(077);
+    return options.foreground ? serve_and_say(&options, STDOUT_FILENO)
+                              : serve_in_background(&options);
+}

@@ -1,0 +1,30 @@
+#ifndef DAEMON_QUERY_H
+#define DAEMON_QUERY_H
+
+/*
+ * Questions: requests that change nothing. Answered from the coordinator (how things are now), the store (what has
+ * happened) and the log files. Blocks for a few reads of the disk.
+ */
+
+#include <stdint.h>
+
+#include "daemon/coordinator.h"
+#include "daemon/state_directory.h"
+#include "daemon/store.h"
+
+enum { LOG_CHUNK_BYTES_MAX = 512 * 1024 };
+
+struct query_view {
+    const struct coordinator *coordinator;
+    struct store *store;
+    const struct state_directory *directory;
+    uint64_t now_ms; /* monotonic */
+    uint64_t uptime_ms;
+    uint64_t frames_rejected;
+};
+
+/* The response is the caller's, to be freed with performer__response__free_unpacked. A request that is no
+ * question is ST_UNSUPPORTED. */
+Performer__Response *query_answer(const struct query_view *view, const Performer__Request *request);
+
+#endif
