@@ -37,14 +37,15 @@ static void elements_gelu_backward(void *context, int64_t piece, int thread)
     for (; i + LANES <= range.count; i += LANES) {
         const floats at = lanes_load(u + i);
         const struct normal normal = lanes_normal(at);
-        lanes_store(du + i, lanes_load(dy + i) * (normal.below + at * normal.density));
+        lanes_store(du + i, lanes_load(dy + i) * lanes_fma(at, normal.density, normal.below));
     }
     const int64_t left = range.count - i;
     if (left == 0) return;
     const floats at = lanes_load_part(u + i, left, 0);
     const struct normal normal = lanes_normal(at);
     lanes_store_part(du + i,
-                     lanes_load_part(dy + i, left, 0) * (normal.below + at * normal.density), left);
+                     lanes_load_part(dy + i, left, 0) * lanes_fma(at, normal.density, normal.below),
+                     left);
 }
 
 enum status CPU(gelu_backward)(struct stream *stream, const struct gelu_backward *arguments)

@@ -89,7 +89,7 @@ static float square_norm(const float *x, int64_t count)
     floats sum = {0};
     for (int64_t i = 0; i < count; i += LANES) {
         const floats at = lanes_load_row(x, i, count, 0);
-        sum += at * at;
+        sum = lanes_fma(at, at, sum);
     }
     return lanes_sum(sum);
 }
@@ -210,7 +210,7 @@ void CPU(favor_divide_backward)(const struct favor *favor, struct rows dout, str
         floats dot = {0};
         for (int64_t i = 0; i < e; i += LANES) {
             const floats scaled = lanes_load_row(from, i, e, 0) * inverse[t];
-            dot += scaled * lanes_load_row(quotient, i, e, 0);
+            dot = lanes_fma(scaled, lanes_load_row(quotient, i, e, 0), dot);
             lanes_store_row(row, i, e, scaled);
         }
         row[e] = -lanes_sum(dot);

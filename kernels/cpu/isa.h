@@ -49,6 +49,16 @@ static inline floats lanes_larger(floats a, floats b)
     return (floats)INTRINSIC(max_ps)((REGISTER_FLOATS)a, (REGISTER_FLOATS)b);
 }
 
+/* a * b + c, rounded once where the machine can */
+static inline floats lanes_fma(floats a, floats b, floats c)
+{
+#if defined(__FMA__)
+    return (floats)INTRINSIC(fmadd_ps)((REGISTER_FLOATS)a, (REGISTER_FLOATS)b, (REGISTER_FLOATS)c);
+#else
+    return a * b + c;
+#endif
+}
+
 static inline floats lanes_sqrt(floats x)
 {
     return (floats)INTRINSIC(sqrt_ps)((REGISTER_FLOATS)x);

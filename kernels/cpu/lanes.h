@@ -23,6 +23,11 @@ static inline void lanes_store(float *to, floats x)
     *(floats_unaligned *)to = x;
 }
 
+static inline floats lanes_of(float x)
+{
+    return x - (floats){0};
+}
+
 /* The first `count` lanes from memory, the others `fill`. */
 static inline floats lanes_load_part(const float *from, int64_t count, float fill)
 {
@@ -49,11 +54,6 @@ static inline void lanes_store_row(float *row, int64_t i, int64_t width, floats 
         lanes_store(row + i, x);
     else
         lanes_store_part(row + i, x, width - i);
-}
-
-static inline floats lanes_of(float x)
-{
-    return x - (floats){0};
 }
 
 static inline ints lanes_numbers(void)
@@ -94,12 +94,12 @@ static inline floats lanes_exp2(floats x)
     const floats shifted = bounded + 0x1.8p23f;
     const floats r = bounded - (shifted - 0x1.8p23f);
     const floats scale = (floats)(((ints)shifted << 23) + (127 << 23));
-    floats p = 1.545316294e-4f * r + 1.339086336e-3f;
-    p = p * r + 9.618082557e-3f;
-    p = p * r + 5.550357114e-2f;
-    p = p * r + 2.402265076e-1f;
-    p = p * r + 6.931471880e-1f;
-    p = p * r + 1.0f;
+    floats p = lanes_fma(lanes_of(1.545316294e-4f), r, lanes_of(1.339086336e-3f));
+    p = lanes_fma(p, r, lanes_of(9.618082557e-3f));
+    p = lanes_fma(p, r, lanes_of(5.550357114e-2f));
+    p = lanes_fma(p, r, lanes_of(2.402265076e-1f));
+    p = lanes_fma(p, r, lanes_of(6.931471880e-1f));
+    p = lanes_fma(p, r, lanes_of(1.0f));
     return p * scale;
 }
 
@@ -119,14 +119,14 @@ static inline struct normal lanes_normal(floats u)
     const floats size = lanes_larger(u, -u);
     const floats t = 1.0f / (size * 0.353553390593f + 1.0f);
     const floats bell = lanes_exp2(u * u * (-0.5f * LOG2_E));
-    floats p = -5.971491899e-2f * t + 2.877683096e-1f;
-    p = p * t - 4.938636490e-1f;
-    p = p * t + 2.856977106e-1f;
-    p = p * t - 3.184175762e-2f;
-    p = p * t + 2.048536552e-1f;
-    p = p * t + 2.425728929e-1f;
-    p = p * t + 2.824450420e-1f;
-    p = p * t + 2.820826737e-1f;
+    floats p = lanes_fma(lanes_of(-5.971491899e-2f), t, lanes_of(2.877683096e-1f));
+    p = lanes_fma(p, t, lanes_of(-4.938636490e-1f));
+    p = lanes_fma(p, t, lanes_of(2.856977106e-1f));
+    p = lanes_fma(p, t, lanes_of(-3.184175762e-2f));
+    p = lanes_fma(p, t, lanes_of(2.048536552e-1f));
+    p = lanes_fma(p, t, lanes_of(2.425728929e-1f));
+    p = lanes_fma(p, t, lanes_of(2.824450420e-1f));
+    p = lanes_fma(p, t, lanes_of(2.820826737e-1f));
     const floats tail = 0.5f * (bell * (t * p));
     return (struct normal){
         .below = lanes_select(u < 0, tail, 1.0f - tail),

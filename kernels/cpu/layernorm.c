@@ -20,14 +20,14 @@ static void row_normalize(const struct layernorm *a, int64_t r)
     const float mean = lanes_sum(sum) / (float)width;
     for (int64_t i = 0; i < width; i += LANES) {
         const floats off = lanes_load_row(x, i, width, mean) - mean;
-        squares += off * off;
+        squares = lanes_fma(off, off, squares);
     }
     const float rstd = 1 / lanes_sqrt(lanes_of(lanes_sum(squares) / (float)width + EPSILON))[0];
     for (int64_t i = 0; i < width; i += LANES) {
         const floats normal = (lanes_load_row(x, i, width, 0) - mean) * rstd;
         lanes_store_row(a->y + r * width, i, width,
-                        normal * lanes_load_row(a->weight, i, width, 0) +
-                            lanes_load_row(a->bias, i, width, 0));
+                        lanes_fma(normal, lanes_load_row(a->weight, i, width, 0),
+                                  lanes_load_row(a->bias, i, width, 0)));
     }
     a->mean[r] = mean;
     a->rstd[r] = rstd;
@@ -73,8 +73,9 @@ static void row_backward(const struct layernorm_backward *a, int64_t r, float *d
         const floats d = lanes_load_row(dy, i, width, 0),
                      g = d * lanes_load_row(a->weight, i, width, 0);
         sum_g += g;
-        sum_gx += g * normal;
-        lanes_store_row(dweight, i, width, lanes_load_row(dweight, i, width, 0) + d * normal);
+        sum_gx = lanes_fma(g, normal, sum_gx);
+        lanes_store_row(dweight, i, width,
+                        lanes_fma(d, normal, lanes_load_row(dweight, i, width, 0)));
         lanes_store_row(dbias, i, width, lanes_load_row(dbias, i, width, 0) + d);
     }
     const float mean_g = lanes_sum(sum_g) / (float)width;

@@ -266,8 +266,8 @@ static void pair_backward(const struct plan *plan, const struct tiles *tiles, in
     for (int64_t t = 0; t < queries.count; t++) {
         floats dot = {0};
         for (int64_t i = 0; i < e; i += LANES)
-            dot += lanes_load_row(tiles->dout + t * plan->value, i, e, 0) *
-                   lanes_load_row(row_of(out, t), i, e, 0);
+            dot = lanes_fma(lanes_load_row(tiles->dout + t * plan->value, i, e, 0),
+                            lanes_load_row(row_of(out, t), i, e, 0), dot);
         tiles->dots[t] = lanes_sum(dot);
     }
     gemm_nt(queries.count, keys.count, d, plan->scale2, tiles->q, plan->dim, tiles->k, plan->dim, 0,
