@@ -166,6 +166,9 @@ void coordinator_restore(struct coordinator *coordinator, struct run *run, uint6
 /* NULL, or the words for the first invariant that does not hold. */
 const char *coordinator_check(const struct coordinator *coordinator);
 
+/* The same for one run. */
+const char *coordinator_check_run(const struct coordinator *coordinator, const struct run *run);
+
 /* By number; NULL: none such. */
 const struct run *coordinator_run(const struct coordinator *coordinator, uint64_t number);
 

@@ -311,7 +311,7 @@ static const char *check_attempt(const struct run *run)
     return NULL;
 }
 
-static const char *check_run(const struct coordinator *coordinator, const struct run *run)
+const char *coordinator_check_run(const struct coordinator *coordinator, const struct run *run)
 {
     if (run->state == RUN_QUEUED && run->attempt.number > 0) return "a queued run has an attempt";
     if (run->state == RUN_STOPPING && run->stop == STOP_NONE) return "nobody asked it to stop";
@@ -330,7 +330,7 @@ const char *coordinator_check(const struct coordinator *coordinator)
     for (size_t i = 0; i < coordinator->run_count; i++) {
         const struct run *run = coordinator->runs[i];
         if (run->number != i + 1) return "a run is not in its place";
-        const char *flaw = check_run(coordinator, run);
+        const char *flaw = coordinator_check_run(coordinator, run);
         if (flaw) return flaw;
     }
     return NULL;

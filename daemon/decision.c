@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "daemon/memory.h"
+#include "proto/utf8.h"
 
 enum { BLOCK_BYTES = 4096 };
 
@@ -85,22 +86,6 @@ char *decision_format(struct decision *decision, const char *format, ...)
     return text;
 }
 
-/* Bytes of the well-formed UTF-8 character at `text`, 0 where there is none (RFC 3629, section 4).
- */
-static size_t utf8_length(const unsigned char *text, size_t left)
-{
-    unsigned char lead = text[0];
-    if (lead < 0x80) return 1;
-    size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-    if (lead < 0xC2 || lead > 0xF4 || left < length) return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((text[i] & 0xC0) != 0x80) return 0;
-    bool overlong = (lead == 0xE0 && text[1] < 0xA0) || (lead == 0xF0 && text[1] < 0x90);
-    bool surrogate = lead == 0xED && text[1] > 0x9F;
-    bool beyond = lead == 0xF4 && text[1] > 0x8F;
-    return overlong || surrogate || beyond ? 0 : length;
-}
-
 static bool is_control(unsigned char byte, bool lines)
 {
     if (lines && (byte == '\n' || byte == '\t')) return false;
@@ -109,22 +94,12 @@ static bool is_control(unsigned char byte, bool lines)
 
 char *decision_clean(struct decision *decision, const char *text, size_t limit, bool lines)
 {
-    const unsigned char *from = (const unsigned char *)(text ? text : "");
-    size_t left = strnlen((const char *)from, limit);
-    char *clean = decision_memory(decision, left + 1);
-    size_t length = 0;
-    while (left > 0) {
-        size_t bytes = utf8_length(from, left);
-        if (bytes == 0 || is_control(from[0], lines)) {
-            clean[length++] = '?';
-            bytes = 1;
-        } else {
-            memcpy(clean + length, from, bytes);
-            length += bytes;
-        }
-        from += bytes;
-        left -= bytes;
-    }
+    size_t length = text ? strnlen(text, limit) : 0;
+    char *clean = decision_memory(decision, length + 1);
+    if (length > 0) memcpy(clean, text, length);
     clean[length] = '\0';
+    utf8_repair(clean);
+    for (size_t i = 0; i < length; i++)
+        if (is_control((unsigned char)clean[i], lines)) clean[i] = '?';
     return clean;
 }

@@ -6,7 +6,7 @@
  * The one file that knows SQLite. One connection, one thread; every call blocks for as long as the
  * disk takes.
  *
- * The caller sees to it that no second daemon uses the directory.
+ * The caller sees to it that no second daemon uses the directory (state_directory.h).
  */
 
 #include "daemon/coordinator.h"
@@ -15,10 +15,9 @@
 struct store;
 
 /*
- * Opens or makes the database and brings its schema up to date. ":memory:" is one for tests.
- * ST_UNSUPPORTED: on a network file system (write-ahead logging needs memory that all its users
- * share), or written by a newer performerd; ST_CORRUPT, ST_NOT_PERMITTED, ST_NO_SPACE, ST_IO,
- * ST_BUSY. The store is the caller's.
+ * Opens or makes the database and brings its schema up to date. ":memory:" is one for tests. The tables that
+ * decisions stand on are checked whole. ST_UNSUPPORTED: written by a newer performerd, or by another program;
+ * ST_CORRUPT, ST_NOT_PERMITTED, ST_NO_SPACE, ST_IO, ST_BUSY. The store is the caller's.
  */
 enum status store_open(const char *path, struct store **store, struct fault *fault);
 void store_close(struct store *store);
@@ -31,7 +30,8 @@ void store_close(struct store *store);
 enum status store_commit(struct store *store, const char *decision, const struct record *records,
                          size_t count, struct fault *fault);
 
-/* Gives an empty coordinator what has been committed. On failure it is left empty. */
+/* Gives an empty coordinator what has been committed. ST_CORRUPT: rows that no daemon of ours left so. On failure it
+ * is left empty. */
 enum status store_load(struct store *store, struct coordinator *coordinator, uint64_t now_ms,
                        struct fault *fault);
 

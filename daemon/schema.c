@@ -1,0 +1,146 @@
+#include "daemon/schema.h"
+
+#include <stddef.h>
+
+const char *const schema_vital_tables[] = {"runs",   "jobs",  "attempts",    "ranks",
+                                           "orders", "draws", "checkpoints", NULL};
+
+/*
+ * Times are milliseconds since 1970, 0: not yet. States, causes, kinds and verdicts are the names that people
+ * see. Reals may be NULL, which is how SQLite keeps a NaN. Metrics have no foreign key: they are the one
+ * table whose speed counts, and come in the same transaction as a row that has one.
+ */
+static const char first[] =
+    "CREATE TABLE runs ("
+    "  number INTEGER PRIMARY KEY,"
+    "  key TEXT UNIQUE," /* NULL: submitted without one */
+    "  name TEXT NOT NULL,"
+    "  ranks INTEGER NOT NULL,"
+    "  steps INTEGER NOT NULL,"
+    "  restart_max INTEGER NOT NULL,"
+    "  redraw_every INTEGER NOT NULL,"
+    "  checkpoint_every INTEGER NOT NULL,"
+    "  features INTEGER NOT NULL,"
+    "  state TEXT NOT NULL,"
+    "  reason TEXT NOT NULL,"
+    "  stop INTEGER NOT NULL,"
+    "  step INTEGER NOT NULL,"
+    "  crashes INTEGER NOT NULL,"
+    "  submitted_ms INTEGER NOT NULL,"
+    "  started_ms INTEGER NOT NULL,"
+    "  ended_ms INTEGER NOT NULL"
+    ") STRICT;"
+
+    "CREATE TABLE jobs (" /* apart from runs, so that those stay short */
+    "  run INTEGER PRIMARY KEY REFERENCES runs (number),"
+    "  text TEXT NOT NULL,"
+    "  resolved TEXT NOT NULL"
+    ") STRICT;"
+
+    "CREATE TABLE attempts ("
+    "  run INTEGER NOT NULL REFERENCES runs (number),"
+    "  number INTEGER NOT NULL,"
+    "  nonce TEXT NOT NULL,"
+    "  planned_ms INTEGER NOT NULL,"
+    "  pid INTEGER NOT NULL DEFAULT 0,"
+    "  pid_start_time INTEGER NOT NULL DEFAULT 0,"
+    "  started INTEGER NOT NULL DEFAULT 0,"
+    "  resumed_step INTEGER NOT NULL DEFAULT 0,"
+    "  ended_ms INTEGER NOT NULL DEFAULT 0,"
+    "  ended INTEGER NOT NULL DEFAULT 0,"
+    "  cause TEXT NOT NULL DEFAULT '',"
+    "  crash INTEGER NOT NULL DEFAULT 0,"
+    "  text TEXT NOT NULL DEFAULT '',"
+    "  first_rank INTEGER NOT NULL DEFAULT -1,"
+    "  host TEXT NOT NULL DEFAULT '',"
+    "  signal INTEGER NOT NULL DEFAULT 0,"
+    "  exit_code INTEGER NOT NULL DEFAULT 0,"
+    "  last_lines TEXT NOT NULL DEFAULT '',"
+    "  PRIMARY KEY (run, number)"
+    ") STRICT, WITHOUT ROWID;"
+
+    "CREATE TABLE ranks ("
+    "  run INTEGER NOT NULL,"
+    "  attempt INTEGER NOT NULL,"
+    "  rank INTEGER NOT NULL,"
+    "  sequence INTEGER NOT NULL DEFAULT 0,"
+    "  started INTEGER NOT NULL DEFAULT 0,"
+    "  host TEXT NOT NULL DEFAULT '',"
+    "  backend TEXT NOT NULL DEFAULT '',"
+    "  libraries TEXT NOT NULL DEFAULT '',"
+    "  parameters INTEGER NOT NULL DEFAULT 0,"
+    "  PRIMARY KEY (run, attempt, rank),"
+    "  FOREIGN KEY (run, attempt) REFERENCES attempts (run, number)"
+    ") STRICT, WITHOUT ROWID;"
+
+    "CREATE TABLE orders ("
+    "  id INTEGER PRIMARY KEY,"
+    "  run INTEGER NOT NULL REFERENCES runs (number),"
+    "  kind TEXT NOT NULL,"
+    "  state TEXT NOT NULL,"
+    "  step INTEGER NOT NULL DEFAULT 0,"
+    "  requested_ms INTEGER NOT NULL"
+    ") STRICT;"
+    "CREATE INDEX orders_of_run ON orders (run);"
+
+    "CREATE TABLE draws (" /* as first told */
+    "  run INTEGER NOT NULL REFERENCES runs (number),"
+    "  draw INTEGER NOT NULL,"
+    "  step INTEGER NOT NULL,"
+    "  order_id INTEGER NOT NULL," /* 0: planned */
+    "  hash TEXT NOT NULL,"
+    "  agreed INTEGER NOT NULL,"
+    "  PRIMARY KEY (run, draw)"
+    ") STRICT, WITHOUT ROWID;"
+
+    "CREATE TABLE draw_hashes (" /* as last told by each rank */
+    "  run INTEGER NOT NULL,"
+    "  draw INTEGER NOT NULL,"
+    "  rank INTEGER NOT NULL,"
+    "  hash TEXT NOT NULL,"
+    "  PRIMARY KEY (run, draw, rank),"
+    "  FOREIGN KEY (run, draw) REFERENCES draws (run, draw)"
+    ") STRICT, WITHOUT ROWID;"
+
+    "CREATE TABLE checkpoints ("
+    "  run INTEGER NOT NULL REFERENCES runs (number),"
+    "  step INTEGER NOT NULL,"
+    "  path TEXT NOT NULL,"
+    "  verdict TEXT NOT NULL,"
+    "  attempt INTEGER NOT NULL,"
+    "  bytes INTEGER NOT NULL,"
+    "  saved_ms INTEGER NOT NULL,"
+    "  best INTEGER NOT NULL,"
+    "  valid_loss REAL,"
+    "  seconds REAL,"
+    "  PRIMARY KEY (run, step)"
+    ") STRICT, WITHOUT ROWID;"
+
+    "CREATE TABLE events ("
+    "  id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    "  run INTEGER NOT NULL REFERENCES runs (number),"
+    "  time_ms INTEGER NOT NULL,"
+    "  attempt INTEGER NOT NULL,"
+    "  step INTEGER NOT NULL,"
+    "  kind TEXT NOT NULL,"
+    "  text TEXT NOT NULL"
+    ") STRICT;"
+    "CREATE INDEX events_of_run ON events (run, id);"
+
+    "CREATE TABLE metric_names ("
+    "  id INTEGER PRIMARY KEY,"
+    "  name TEXT NOT NULL UNIQUE"
+    ") STRICT;"
+
+    "CREATE TABLE metrics (" /* a later attempt's row of a step replaces that of an earlier one */
+    "  run INTEGER NOT NULL,"
+    "  name INTEGER NOT NULL,"
+    "  step INTEGER NOT NULL,"
+    "  attempt INTEGER NOT NULL,"
+    "  value REAL,"
+    "  time_ms INTEGER NOT NULL,"
+    "  PRIMARY KEY (run, name, step)"
+    ") STRICT, WITHOUT ROWID;"
+    "CREATE INDEX metrics_by_step ON metrics (run, step, name);";
+
+const char *const schema_migrations[] = {first, NULL};

@@ -1,0 +1,665 @@
+#include "daemon/coordinator.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/daemon/stage.h"
+
+/* ---- lives, line by line ---- */
+
+struct line {
+    const char *act;
+    const char *state; /* of the run after it */
+    enum status answer;
+};
+
+#define LIFE(name, ...)                                                                \
+    Test(life, name)                                                                   \
+    {                                                                                  \
+        static const struct line lines[] = {{"submit", "QUEUED", ST_OK}, __VA_ARGS__}; \
+        live(lines, sizeof lines / sizeof lines[0]);                                   \
+    }
+
+static void live(const struct line *lines, size_t count)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    for (size_t i = 0; i < count; i++) {
+        const struct answer *answer = stage_act(&stage, lines[i].act);
+        cr_assert_eq(answer->status, lines[i].answer, "line %zu, %s: answered %s", i, lines[i].act,
+                     answer->status == ST_OK ? "ok" : answer->text);
+        const char *state = run_state_name(stage_run(&stage)->state);
+        cr_assert_str_eq(state, lines[i].state, "line %zu, %s: is %s, not %s", i, lines[i].act,
+                         state, lines[i].state);
+        if (answer->status != ST_OK) cr_assert_gt(strlen(answer->text), 10);
+    }
+    stage_fini(&stage);
+}
+
+#define UNTIL_RUNNING                                             \
+    {"tick", "STARTING", ST_OK}, {"launched", "STARTING", ST_OK}, \
+    {                                                             \
+        "report", "RUNNING", ST_OK                                \
+    }
+#define AGAIN_AFTER(wait)                                               \
+    {"wait " wait, "STARTING", ST_OK}, {"launched", "STARTING", ST_OK}, \
+    {                                                                   \
+        "report", "RUNNING", ST_OK                                      \
+    }
+
+LIFE(finishes, UNTIL_RUNNING, {"end FINISHED", "SUCCEEDED", ST_OK})
+LIFE(bad_data_is_not_tried_again, UNTIL_RUNNING, {"end BAD_DATA", "FAILED", ST_OK})
+LIFE(a_bad_job_is_not_tried_again, UNTIL_RUNNING, {"end BAD_JOB", "FAILED", ST_OK})
+LIFE(divergence_is_not_tried_again, UNTIL_RUNNING, {"end DIVERGED", "FAILED", ST_OK})
+LIFE(fails_before_any_report, {"tick", "STARTING", ST_OK}, {"launched", "STARTING", ST_OK},
+     {"end BAD_JOB", "FAILED", ST_OK})
+
+LIFE(crashes_within_budget_and_backs_off, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
+     {"wait 999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"), {"end CRASH", "RESTARTING", ST_OK},
+     {"wait 1999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"), {"end CRASH", "RESTARTING", ST_OK},
+     {"wait 3999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"), {"end CRASH", "FAILED", ST_OK})
+LIFE(launch_failures_use_the_same_budget, {"tick", "STARTING", ST_OK},
+     {"launch_failed", "RESTARTING", ST_OK}, {"wait 1000", "STARTING", ST_OK},
+     {"launch_failed", "RESTARTING", ST_OK}, {"wait 2000", "STARTING", ST_OK},
+     {"lost", "RESTARTING", ST_OK}, {"wait 4000", "STARTING", ST_OK}, {"lost", "FAILED", ST_OK})
+LIFE(a_daemon_that_died_before_launching_costs_nothing, {"tick", "STARTING", ST_OK},
+     {"restart", "STARTING", ST_OK}, {"unlaunched", "RESTARTING", ST_OK},
+     {"tick", "STARTING", ST_OK}, {"restart", "STARTING", ST_OK},
+     {"unlaunched", "RESTARTING", ST_OK}, {"tick", "STARTING", ST_OK},
+     {"restart", "STARTING", ST_OK}, {"unlaunched", "RESTARTING", ST_OK},
+     {"tick", "STARTING", ST_OK}, {"restart", "STARTING", ST_OK},
+     {"unlaunched", "RESTARTING", ST_OK}, UNTIL_RUNNING, {"end FINISHED", "SUCCEEDED", ST_OK})
+LIFE(the_daemon_dies_and_adopts, UNTIL_RUNNING, {"restart", "RUNNING", ST_OK},
+     {"adopted", "RUNNING", ST_OK}, {"report", "RUNNING", ST_OK},
+     {"end FINISHED", "SUCCEEDED", ST_OK})
+LIFE(the_daemon_dies_and_it_ends_meanwhile, UNTIL_RUNNING, {"restart", "RUNNING", ST_OK},
+     {"end FINISHED", "SUCCEEDED", ST_OK})
+LIFE(backs_off_anew_after_a_restart, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
+     {"restart", "RESTARTING", ST_OK}, {"wait 999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"))
+
+LIFE(silence_is_no_failure, UNTIL_RUNNING, {"wait 30000", "RUNNING", ST_OK},
+     {"wait 1", "UNKNOWN", ST_OK}, {"wait 100000000", "UNKNOWN", ST_OK},
+     {"report", "RUNNING", ST_OK}, {"wait 30001", "UNKNOWN", ST_OK},
+     {"end CRASH", "RESTARTING", ST_OK})
+LIFE(a_slow_start_has_longer, {"tick", "STARTING", ST_OK}, {"launched", "STARTING", ST_OK},
+     {"wait 180000", "STARTING", ST_OK}, {"wait 1", "UNKNOWN", ST_OK}, {"report", "RUNNING", ST_OK})
+LIFE(a_restarted_daemon_gives_a_new_lease, UNTIL_RUNNING, {"wait 29000", "RUNNING", ST_OK},
+     {"restart", "RUNNING", ST_OK}, {"wait 30000", "RUNNING", ST_OK}, {"wait 1", "UNKNOWN", ST_OK},
+     {"lost", "RESTARTING", ST_OK})
+
+LIFE(cancel_queued, {"cancel", "CANCELLED", ST_OK}, {"cancel", "CANCELLED", ST_OK},
+     {"kill", "CANCELLED", ST_OK}, {"tick", "CANCELLED", ST_OK})
+LIFE(cancel_starting, {"tick", "STARTING", ST_OK}, {"cancel", "STOPPING", ST_OK},
+     {"launched", "STOPPING", ST_OK}, {"report", "STOPPING", ST_OK},
+     {"end CANCELLED", "CANCELLED", ST_OK})
+LIFE(cancel_running, UNTIL_RUNNING, {"cancel", "STOPPING", ST_OK}, {"cancel", "STOPPING", ST_OK},
+     {"wait 1000000", "STOPPING", ST_OK}, {"report", "STOPPING", ST_OK},
+     {"end CANCELLED", "CANCELLED", ST_OK})
+LIFE(cancel_unknown, UNTIL_RUNNING, {"wait 30001", "UNKNOWN", ST_OK}, {"cancel", "STOPPING", ST_OK},
+     {"end CANCELLED", "CANCELLED", ST_OK})
+LIFE(cancel_restarting, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
+     {"cancel", "CANCELLED", ST_OK}, {"wait 100000", "CANCELLED", ST_OK})
+LIFE(cancel_comes_as_the_last_step_is_done, UNTIL_RUNNING, {"cancel", "STOPPING", ST_OK},
+     {"end FINISHED", "SUCCEEDED", ST_OK}, {"cancel", "SUCCEEDED", ST_REFUSED})
+LIFE(a_crash_while_stopping_is_a_failure, UNTIL_RUNNING, {"cancel", "STOPPING", ST_OK},
+     {"end CRASH", "FAILED", ST_OK}, {"cancel", "FAILED", ST_REFUSED},
+     {"kill", "FAILED", ST_REFUSED})
+LIFE(cancel_before_a_launch_that_never_was, {"tick", "STARTING", ST_OK},
+     {"cancel", "STOPPING", ST_OK}, {"restart", "STOPPING", ST_OK},
+     {"unlaunched", "CANCELLED", ST_OK})
+
+LIFE(kill_queued, {"kill", "CANCELLED", ST_OK})
+LIFE(kill_running, UNTIL_RUNNING, {"kill", "STOPPING", ST_OK}, {"kill", "STOPPING", ST_OK},
+     {"end CRASH", "CANCELLED", ST_OK})
+LIFE(kill_after_cancel, UNTIL_RUNNING, {"cancel", "STOPPING", ST_OK}, {"kill", "STOPPING", ST_OK},
+     {"lost", "CANCELLED", ST_OK})
+LIFE(kill_restarting, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
+     {"kill", "CANCELLED", ST_OK})
+LIFE(kill_comes_too_late, UNTIL_RUNNING, {"kill", "STOPPING", ST_OK},
+     {"end FINISHED", "SUCCEEDED", ST_OK})
+
+LIFE(nobody_ordered_that_stop, UNTIL_RUNNING, {"end CANCELLED", "RESTARTING", ST_OK},
+     AGAIN_AFTER("1000"), {"end KILLED", "RESTARTING", ST_OK})
+
+LIFE(orders_need_a_run_that_trains, {"redraw", "QUEUED", ST_REFUSED},
+     {"checkpoint", "QUEUED", ST_REFUSED}, {"tick", "STARTING", ST_OK},
+     {"checkpoint", "STARTING", ST_OK}, {"launched", "STARTING", ST_OK},
+     {"report", "RUNNING", ST_OK}, {"redraw", "RUNNING", ST_OK}, {"wait 30001", "UNKNOWN", ST_OK},
+     {"redraw", "UNKNOWN", ST_OK}, {"end CRASH", "RESTARTING", ST_OK},
+     {"redraw", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"), {"cancel", "STOPPING", ST_OK},
+     {"redraw", "STOPPING", ST_REFUSED}, {"checkpoint", "STOPPING", ST_REFUSED},
+     {"end CANCELLED", "CANCELLED", ST_OK}, {"redraw", "CANCELLED", ST_REFUSED},
+     {"checkpoint", "CANCELLED", ST_REFUSED})
+
+LIFE(a_stranger_event_changes_nothing, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
+     {"end CRASH", "RESTARTING", ST_OK}, {"lost", "RESTARTING", ST_OK},
+     {"launched", "RESTARTING", ST_OK}, {"adopted", "RESTARTING", ST_OK},
+     {"unlaunched", "RESTARTING", ST_OK})
+
+/* ---- submit and admission ---- */
+
+Test(submit, is_idempotent_by_key)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    cr_assert_eq(stage_submit(&stage, 1, 0, "abc"), 1);
+    cr_assert_eq(stage_submit(&stage, 1, 0, "abc"), 1);
+    cr_assert_eq(stage.decision.record_count, 0);
+    cr_assert_eq(stage_submit(&stage, 1, 0, "abd"), 2);
+    stage_restart(&stage);
+    cr_assert_eq(stage_submit(&stage, 1, 0, "abc"), 1);
+    cr_assert_eq(stage_submit(&stage, 1, 0, ""), 3);
+    cr_assert_eq(stage_submit(&stage, 1, 0, NULL), 4, "no key is no key");
+    char longer[RUN_KEY_MAX + 2];
+    memset(longer, 'k', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    stage_submit(&stage, 1, 0, longer);
+    cr_assert_eq(stage.decision.answer.status, ST_INVALID);
+    cr_assert_eq(stage.coordinator.run_count, 4);
+    stage_fini(&stage);
+}
+
+Test(submit, refuses_what_can_never_run)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    stage_submit(&stage, 5, 0, NULL);
+    cr_assert_eq(stage.decision.answer.status, ST_REFUSED);
+    cr_assert_not_null(strstr(stage.decision.answer.text, "--max-ranks 5"));
+    cr_assert_eq(stage.decision.record_count, 0);
+    cr_assert_eq(stage_submit(&stage, 4, 0, NULL), 1);
+    cr_assert_eq(stage_effects(&stage, EFFECT_WRITE_JOB), 1);
+    stage_fini(&stage);
+}
+
+static enum run_state state_of(const struct stage *stage, uint64_t run)
+{
+    return coordinator_run(&stage->coordinator, run)->state;
+}
+
+static void reason_of(const struct stage *stage, uint64_t run, char *text, size_t size)
+{
+    coordinator_reason(&stage->coordinator, coordinator_run(&stage->coordinator, run),
+                       stage->now_ms, text, size);
+}
+
+Test(admission, is_in_order_of_submit_while_ranks_are_free)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    for (int i = 0; i < 4; i++) stage_submit(&stage, (uint32_t[]){2, 3, 1, 1}[i], 1, NULL);
+    for (int i = 0; i < 4; i++) stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 1), RUN_STARTING);
+    cr_assert_eq(state_of(&stage, 2), RUN_QUEUED);
+    cr_assert_eq(state_of(&stage, 3), RUN_QUEUED, "it would fit, but the one before it waits");
+    char text[200];
+    reason_of(&stage, 2, text, sizeof text);
+    cr_assert_str_eq(text, "waits for 3 ranks: 2 of 4 are in use");
+    reason_of(&stage, 3, text, sizeof text);
+    cr_assert_str_eq(text, "waits behind r2");
+
+    stage.run = 1;
+    stage_act(&stage, "launched");
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 2), RUN_QUEUED, "ranks are kept for the one that restarts");
+    reason_of(&stage, 1, text, sizeof text);
+    cr_assert_not_null(strstr(text, "attempt 2 begins in 1 s"), "%s", text);
+    stage_act(&stage, "cancel");
+    for (int i = 0; i < 4; i++) stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 2), RUN_STARTING);
+    cr_assert_eq(state_of(&stage, 3), RUN_STARTING);
+    cr_assert_eq(state_of(&stage, 4), RUN_QUEUED);
+    cr_assert_eq(coordinator_ranks_in_use(&stage.coordinator), 4);
+    stage_fini(&stage);
+}
+
+Test(admission, steps_over_what_no_longer_fits)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    stage_submit(&stage, 4, 1, NULL);
+    stage_submit(&stage, 1, 1, NULL);
+    stage.coordinator.ranks_max = 2; /* the daemon was started anew with less */
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 1), RUN_QUEUED);
+    cr_assert_eq(state_of(&stage, 2), RUN_STARTING);
+    char text[200];
+    reason_of(&stage, 1, text, sizeof text);
+    cr_assert_str_eq(text, "needs 4 ranks, and this daemon runs at most 2");
+    stage_fini(&stage);
+}
+
+/* ---- which run is meant ---- */
+
+static enum status find(const struct stage *stage, const char *text, uint64_t *run)
+{
+    const struct run *found = NULL;
+    struct fault fault;
+    enum status status = coordinator_find(&stage->coordinator, text, &found, &fault);
+    *run = found ? found->number : 0;
+    if (status == ST_INVALID) cr_assert_not_null(strstr(fault.text, "r1"), "%s", fault.text);
+    return status;
+}
+
+Test(find, by_id_prefix_or_name)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    uint64_t run;
+    cr_assert_eq(find(&stage, "r1", &run), ST_NOT_FOUND);
+    stage_submit(&stage, 1, 0, NULL);
+    cr_assert_eq(find(&stage, "r", &run), ST_OK);
+    cr_assert_eq(find(&stage, "job", &run), ST_OK);
+    cr_assert_eq(run, 1);
+    for (int i = 0; i < 11; i++) stage_submit(&stage, 1, 0, NULL);
+    cr_assert_eq(find(&stage, "r1", &run), ST_OK, "an id is that run, whatever else begins so");
+    cr_assert_eq(run, 1);
+    cr_assert_eq(find(&stage, "r12", &run), ST_OK);
+    cr_assert_eq(run, 12);
+    cr_assert_eq(find(&stage, "job", &run), ST_INVALID);
+    cr_assert_eq(find(&stage, "r", &run), ST_INVALID);
+    static const char *const nobody[] = {"",   "r13", "r0", "r01", "r1x",
+                                         "jo", "R1",  "-1", "r-1", "r99999999999999999999999999"};
+    for (size_t i = 0; i < sizeof nobody / sizeof nobody[0]; i++)
+        cr_assert_eq(find(&stage, nobody[i], &run), ST_NOT_FOUND, "%s", nobody[i]);
+    stage_fini(&stage);
+}
+
+/* ---- reports ---- */
+
+static void begin(struct stage *stage, const char *path)
+{
+    stage_init(stage, 4, path);
+    stage_act(stage, "submit");
+    stage_act(stage, "tick");
+    stage_act(stage, "launched");
+}
+
+static Performer__MetricRow metric(uint64_t step, const char *name, double value)
+{
+    Performer__MetricRow row = PERFORMER__METRIC_ROW__INIT;
+    row.step = step;
+    row.name = (char *)name;
+    row.value = value;
+    row.time_ms = 1700000000000 + step;
+    return row;
+}
+
+Test(report, of_another_attempt_is_fenced)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    Performer__Report report = stage_next_report(&stage, 0);
+    char first_nonce[NONCE_SIZE];
+    strcpy(first_nonce, report.nonce);
+    stage_act(&stage, "end CRASH");
+    cr_assert(stage_report(&stage, &report)->fenced, "over, but what it told was taken");
+    cr_assert_gt(stage.decision.record_count, 0);
+    stage_act(&stage, "wait 1000");
+
+    report.nonce = first_nonce;
+    report.sequence++;
+    cr_assert(stage_report(&stage, &report)->fenced);
+    cr_assert_eq(stage.decision.record_count, 0);
+    report.attempt = 2; /* claims the new attempt, and does not know its nonce */
+    cr_assert(stage_report(&stage, &report)->fenced);
+    cr_assert_eq(stage.decision.record_count, 0);
+    cr_assert_eq(stage_run(&stage)->state, RUN_STARTING);
+    report = stage_next_report(&stage, 0);
+    cr_assert_not(stage_report(&stage, &report)->fenced);
+    cr_assert_eq(stage_run(&stage)->state, RUN_RUNNING);
+    stage_fini(&stage);
+}
+
+Test(report, is_taken_once)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    Performer__MetricRow row = metric(5, "loss", 1.0);
+    Performer__MetricRow *rows[] = {&row};
+    Performer__Report report = stage_next_report(&stage, 1);
+    report.metrics = rows;
+    report.n_metrics = 1;
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_OK);
+    cr_assert_gt(stage.decision.record_count, 0);
+    cr_assert_eq(stage_run(&stage)->step, 5);
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_OK, "sent again: answered again");
+    cr_assert_eq(stage.decision.record_count, 0);
+
+    report.sequence += 2;
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_INVALID, "one is missing");
+    report.sequence--;
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_OK);
+    report.rank = 0;
+    report.sequence = 1;
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_OK, "each rank counts for itself");
+    cr_assert_gt(stage.decision.record_count, 0);
+    stage_fini(&stage);
+}
+
+Test(report, goes_on_after_heartbeats_that_a_restart_forgot)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    for (int i = 0; i < 5; i++) stage_act(&stage, "report");
+    cr_assert_eq(stage_run(&stage)->attempt.ranks[0].sequence, 0, "heartbeats are not stored");
+    stage_act(&stage, "restart");
+    cr_assert_eq(stage_act(&stage, "report")->status, ST_OK);
+    stage.sequence[0]++;
+    cr_assert_eq(stage_act(&stage, "report")->status, ST_INVALID, "from then on a gap is one");
+    stage_fini(&stage);
+}
+
+Test(report, that_no_worker_sends_is_refused)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    char longer[METRIC_NAME_MAX + 2];
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    Performer__MetricRow bad[] = {metric(1, "", 0), metric(1, "a b", 0), metric(1, longer, 0),
+                                  metric(1, "\xff", 0), metric(UINT64_MAX, "loss", 0)};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        Performer__MetricRow *rows[] = {&bad[i]};
+        Performer__Report report = stage_next_report(&stage, 0);
+        report.metrics = rows;
+        report.n_metrics = 1;
+        cr_assert_eq(stage_report(&stage, &report)->status, ST_INVALID, "row %zu", i);
+        cr_assert_eq(stage.decision.record_count, 0);
+        stage.sequence[0]--;
+    }
+    Performer__Report report = stage_next_report(&stage, 0);
+    report.rank = 2;
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_INVALID);
+    report.rank = 0;
+    report.sequence = 0;
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_INVALID);
+    report.sequence = UINT64_MAX;
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_INVALID);
+    report.run = (char *)"r77";
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_NOT_FOUND);
+    stage_fini(&stage);
+}
+
+Test(report, keeps_the_live_view)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    Performer__Heartbeat heartbeat = PERFORMER__HEARTBEAT__INIT;
+    heartbeat.step = 9;
+    heartbeat.phase = (char *)"back\x1bward";
+    heartbeat.host = (char *)"node\xff";
+    heartbeat.pid = 77;
+    Performer__Report report = stage_next_report(&stage, 1);
+    report.heartbeat = &heartbeat;
+    stage_report(&stage, &report);
+    const struct rank *rank = &stage_run(&stage)->attempt.ranks[1];
+    cr_assert_eq(rank->step, 9);
+    cr_assert_str_eq(rank->phase, "back?ward");
+    cr_assert_str_eq(rank->host, "node?");
+    cr_assert_eq(rank->pid, 77);
+    cr_assert_eq(run_step_now(stage_run(&stage)), 9);
+    cr_assert_eq(run_next_multiple(stage_run(&stage), 10), 10);
+    cr_assert_eq(run_next_multiple(stage_run(&stage), 9), 18);
+    cr_assert_eq(run_next_multiple(stage_run(&stage), 101), 0);
+    cr_assert_eq(run_next_multiple(stage_run(&stage), 0), 0);
+    stage_fini(&stage);
+}
+
+/* ---- orders ---- */
+
+static const struct answer *tell(struct stage *stage, uint32_t rank, Performer__Notice *notice)
+{
+    Performer__Notice *notices[] = {notice};
+    Performer__Report report = stage_next_report(stage, rank);
+    report.notices = notices;
+    report.n_notices = 1;
+    return stage_report(stage, &report);
+}
+
+static const struct answer *tell_applied(struct stage *stage, uint32_t rank, uint64_t order,
+                                         uint64_t step)
+{
+    Performer__OrderApplied applied = PERFORMER__ORDER_APPLIED__INIT;
+    applied.order = order;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT;
+    notice.step = step;
+    notice.what_case = PERFORMER__NOTICE__WHAT_ORDER_APPLIED;
+    notice.order_applied = &applied;
+    return tell(stage, rank, &notice);
+}
+
+static const struct answer *tell_redrawn(struct stage *stage, uint32_t rank, uint64_t draw,
+                                         uint64_t step, const char *hash)
+{
+    Performer__Redrawn redrawn = PERFORMER__REDRAWN__INIT;
+    redrawn.draw = draw;
+    redrawn.hash = (char *)hash;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT;
+    notice.step = step;
+    notice.what_case = PERFORMER__NOTICE__WHAT_REDRAWN;
+    notice.redrawn = &redrawn;
+    return tell(stage, rank, &notice);
+}
+
+Test(order, is_handed_out_until_one_rank_applied_it)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    uint64_t redraw = stage_act(&stage, "redraw")->order;
+    uint64_t save = stage_act(&stage, "checkpoint")->order;
+    cr_assert_eq(redraw, 1);
+    cr_assert_eq(save, 2);
+    cr_assert_eq(stage_act(&stage, "checkpoint")->order, save, "one save serves both");
+    cr_assert_eq(stage_act(&stage, "redraw")->order, 3, "two redraws are two");
+    for (int i = 0; i < 2; i++) {
+        const struct answer *answer = stage_act(&stage, "report");
+        cr_assert_eq(answer->order_count, 3);
+        cr_assert_eq(answer->orders[0].id, redraw);
+        cr_assert_eq(answer->orders[1].kind, PERFORMER__ORDER__KIND__CHECKPOINT);
+        stage_act(&stage, "restart");
+    }
+    const struct answer *answer = tell_applied(&stage, 1, redraw, 20);
+    cr_assert_eq(answer->order_count, 2);
+    cr_assert(stage_noted(&stage, NOTE_ORDER_APPLIED));
+    tell_applied(&stage, 0, redraw, 20);
+    cr_assert_not(stage_noted(&stage, NOTE_ORDER_APPLIED), "the other rank says the same");
+    tell_applied(&stage, 0, redraw, 21);
+    cr_assert(stage_noted(&stage, NOTE_ORDER_DISAGREED));
+    tell_applied(&stage, 0, 99, 21);
+    cr_assert(stage_noted(&stage, NOTE_ORDER_DISAGREED));
+    cr_assert_eq(run_order(stage_run(&stage), redraw)->step, 20, "the first word stands");
+    stage_act(&stage, "end FINISHED");
+    cr_assert_eq(run_order(stage_run(&stage), save)->state, ORDER_DROPPED);
+    cr_assert_eq(run_order(stage_run(&stage), 3)->state, ORDER_DROPPED);
+    stage_fini(&stage);
+}
+
+Test(order, told_twice_in_one_report_is_applied_once)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    uint64_t order = stage_act(&stage, "redraw")->order;
+    Performer__OrderApplied applied = PERFORMER__ORDER_APPLIED__INIT;
+    applied.order = order;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT;
+    notice.step = 4;
+    notice.what_case = PERFORMER__NOTICE__WHAT_ORDER_APPLIED;
+    notice.order_applied = &applied;
+    Performer__Notice *notices[] = {&notice, &notice};
+    Performer__Report report = stage_next_report(&stage, 0);
+    report.notices = notices;
+    report.n_notices = 2;
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_OK);
+    cr_assert_eq(run_order(stage_run(&stage), order)->step, 4);
+    stage_fini(&stage);
+}
+
+Test(order, that_changed_the_weights_is_in_the_plan_of_the_next_attempt)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    uint64_t first = stage_act(&stage, "redraw")->order;
+    uint64_t save = stage_act(&stage, "checkpoint")->order;
+    uint64_t second = stage_act(&stage, "redraw")->order;
+    uint64_t third = stage_act(&stage, "redraw")->order;
+    tell_applied(&stage, 0, second, 8);
+    tell_applied(&stage, 0, save, 9);
+    tell_applied(&stage, 0, first, 15);
+    stage_act(&stage, "restart");
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "wait 1000");
+    cr_assert_eq(stage_effects(&stage, EFFECT_LAUNCH), 1);
+    const struct effect *launch = &stage.decision.effects[0];
+    cr_assert_eq(launch->attempt, 2);
+    cr_assert_eq(launch->ranks, 2);
+    cr_assert_str_eq(launch->nonce, stage_run(&stage)->attempt.nonce);
+    cr_assert_eq(launch->applied_count, 2);
+    cr_assert_eq(launch->applied[0].id, second, "by step");
+    cr_assert_eq(launch->applied[0].step, 8);
+    cr_assert_eq(launch->applied[1].id, first);
+    const struct answer *answer = stage_act(&stage, "report");
+    cr_assert_eq(answer->order_count, 1);
+    cr_assert_eq(answer->orders[0].id, third, "what is pending is handed to the new attempt");
+    stage_fini(&stage);
+}
+
+Test(order, redraw_needs_features)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    struct run_facts facts = {.name = "exact", .ranks = 1, .steps = 10};
+    stage_send(&stage, (struct event){.kind = EVENT_SUBMIT,
+                                      .submit = {.facts = &facts, .text = "", .resolved = ""}});
+    stage_act(&stage, "tick");
+    cr_assert_eq(stage_act(&stage, "redraw")->status, ST_REFUSED);
+    cr_assert_not_null(strstr(stage.decision.answer.text, "features"));
+    cr_assert_eq(stage_act(&stage, "checkpoint")->status, ST_OK);
+    stage_fini(&stage);
+}
+
+Test(order, numbers_are_bounded)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    for (int i = 0; i < RUN_ORDERS_MAX; i++)
+        cr_assert_eq(stage_act(&stage, "redraw")->status, ST_OK);
+    cr_assert_eq(stage_act(&stage, "redraw")->status, ST_REFUSED);
+    cr_assert_eq(stage_act(&stage, "cancel")->status, ST_OK, "a stop is always taken");
+    stage_fini(&stage);
+}
+
+Test(redraw, hashes_are_compared_over_ranks_attempts_and_restarts)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    tell_redrawn(&stage, 0, 1, 7, "aaaa");
+    cr_assert(stage_noted(&stage, NOTE_REDRAWN));
+    tell_redrawn(&stage, 1, 1, 7, "aaaa");
+    cr_assert_not(stage_noted(&stage, NOTE_REDRAWN), "one redraw, one line in the history");
+    cr_assert_not(stage_noted(&stage, NOTE_REDRAW_DISAGREED));
+    cr_assert(stage_run(&stage)->draws[0].agreed);
+    stage_act(&stage, "restart");
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "wait 1000");
+    tell_redrawn(&stage, 0, 1, 7, "aaaa");
+    cr_assert_not(stage_noted(&stage, NOTE_REDRAW_DISAGREED));
+    tell_redrawn(&stage, 1, 1, 7, "aaab");
+    cr_assert(stage_noted(&stage, NOTE_REDRAW_DISAGREED));
+    cr_assert_not(stage_run(&stage)->draws[0].agreed);
+    tell_redrawn(&stage, 0, 2, 14, "bbbb");
+    tell_redrawn(&stage, 1, 2, 15, "bbbb");
+    cr_assert(stage_noted(&stage, NOTE_REDRAW_DISAGREED), "another step is another model");
+    cr_assert_eq(stage_run(&stage)->state, RUN_RUNNING, "it is said, not acted upon");
+    stage_fini(&stage);
+}
+
+Test(redraw, only_the_newest_are_held)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    for (uint64_t draw = 1; draw <= RUN_DRAWS_MAX + 10; draw++)
+        tell_redrawn(&stage, 0, draw, 7 * draw, "aaaa");
+    cr_assert_eq(stage_run(&stage)->draw_count, RUN_DRAWS_MAX);
+    cr_assert_eq(stage_run(&stage)->draws[0].draw, 11);
+    tell_redrawn(&stage, 1, 2, 14, "aaaa");
+    cr_assert_eq(stage_run(&stage)->draws[0].draw, 11);
+    stage_act(&stage, "restart");
+    cr_assert_eq(stage_run(&stage)->draw_count, RUN_DRAWS_MAX);
+    cr_assert_eq(stage_run(&stage)->draws[0].draw, 11);
+    stage_act(&stage, "end FINISHED");
+    cr_assert_eq(stage_run(&stage)->draw_count, 0);
+    stage_fini(&stage);
+}
+
+/* ---- kill ---- */
+
+Test(kill, signals_the_launcher_as_often_as_asked)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    for (int i = 0; i < 2; i++) {
+        stage_act(&stage, "kill");
+        cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 1);
+        cr_assert_eq(stage.decision.effects[0].signal, SIGKILL);
+        cr_assert_eq(stage.decision.effects[0].pid, 1234);
+        cr_assert_eq(stage.decision.effects[0].pid_start_time, 99);
+    }
+    stage_act(&stage, "restart");
+    stage_act(&stage, "adopted");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 1, "the first may never have been sent");
+    stage_act(&stage, "end CRASH");
+    cr_assert_eq(stage_run(&stage)->attempt.cause, CAUSE_KILLED);
+    cr_assert_str_eq(stage_run(&stage)->reason, "killed");
+    stage_fini(&stage);
+}
+
+Test(kill, waits_for_a_launcher_that_is_on_its_way)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    stage_act(&stage, "submit");
+    stage_act(&stage, "tick");
+    stage_act(&stage, "kill");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 0);
+    stage_act(&stage, "launched");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 1);
+    stage_fini(&stage);
+}
+
+/* ---- words ---- */
+
+Test(words, name_the_cause_and_what_is_left)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    stage_act(&stage, "end CRASH");
+    cr_assert_str_eq(stage_run(&stage)->reason, attempt_cause_words(CAUSE_CRASH));
+    for (int i = 0; i < 3; i++) {
+        stage_act(&stage, "wait 60000");
+        stage_act(&stage, "end CRASH");
+    }
+    cr_assert_eq(stage_run(&stage)->state, RUN_FAILED);
+    cr_assert_str_eq(stage_run(&stage)->reason, "a rank died, and all 3 restarts are used up");
+    stage_fini(&stage);
+}
+
+Test(words, of_others_come_out_clean)
+{
+    struct decision decision;
+    decision_init(&decision, "test");
+    cr_assert_str_eq(decision_clean(&decision, NULL, 10, false), "");
+    cr_assert_str_eq(decision_clean(&decision, "a\nb\tc\x1b[0m\x7f", 100, false), "a?b?c?[0m?");
+    cr_assert_str_eq(decision_clean(&decision, "a\nb\tc\x1b", 100, true), "a\nb\tc?");
+    cr_assert_str_eq(decision_clean(&decision, "h\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 100, false),
+                     "h\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80");
+    cr_assert_str_eq(decision_clean(&decision, "\xc3", 100, false), "?");
+    cr_assert_str_eq(decision_clean(&decision, "\xc0\xaf\xed\xa0\x80", 100, false), "?????");
+    cr_assert_str_eq(decision_clean(&decision, "ab\xc3\xa9", 3, false), "ab?");
+    decision_fini(&decision);
+    decision_fini(&decision);
+}

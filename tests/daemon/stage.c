@@ -1,0 +1,289 @@
+#include "tests/daemon/stage.h"
+
+#include <criterion/criterion.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void stage_init(struct stage *stage, uint32_t ranks_max, const char *path)
+{
+    *stage = (struct stage){.now_ms = 5000, .wall_ms = 1700000000000, .random = 1, .run = 1};
+    coordinator_init(&stage->coordinator, ranks_max);
+    if (!path) return;
+    struct fault fault;
+    cr_assert_eq(store_open(path, &stage->store, &fault), ST_OK, "%s", fault.text);
+    cr_assert_eq(store_load(stage->store, &stage->coordinator, stage->now_ms, &fault), ST_OK, "%s",
+                 fault.text);
+}
+
+void stage_fini(struct stage *stage)
+{
+    decision_fini(&stage->decision);
+    coordinator_fini(&stage->coordinator);
+    store_close(stage->store);
+}
+
+const struct answer *stage_send(struct stage *stage, struct event event)
+{
+    decision_fini(&stage->decision);
+    event.now_ms = stage->now_ms;
+    event.wall_ms = stage->wall_ms;
+    struct decision *decision = &stage->decision;
+    coordinator_decide(&stage->coordinator, &event, decision);
+    struct fault fault;
+    if (stage->store)
+        cr_assert_eq(store_commit(stage->store, decision->name, decision->records,
+                                  decision->record_count, &fault),
+                     ST_OK, "%s", fault.text);
+    coordinator_apply(&stage->coordinator, decision->records, decision->record_count,
+                      stage->now_ms);
+    const char *flaw = coordinator_check(&stage->coordinator);
+    cr_assert_null(flaw, "%s", flaw);
+    return &decision->answer;
+}
+
+void stage_restart(struct stage *stage)
+{
+    uint32_t ranks_max = stage->coordinator.ranks_max;
+    decision_fini(&stage->decision);
+    coordinator_fini(&stage->coordinator);
+    coordinator_init(&stage->coordinator, ranks_max);
+    stage->now_ms = 1000;
+    struct fault fault;
+    cr_assert_eq(store_load(stage->store, &stage->coordinator, stage->now_ms, &fault), ST_OK, "%s",
+                 fault.text);
+}
+
+const struct run *stage_run(const struct stage *stage)
+{
+    return coordinator_run(&stage->coordinator, stage->run);
+}
+
+uint64_t stage_submit(struct stage *stage, uint32_t ranks, uint32_t restart_max, const char *key)
+{
+    struct run_facts facts = {.name = "job",
+                              .ranks = ranks,
+                              .steps = 100,
+                              .restart_max = restart_max,
+                              .redraw_every = 7,
+                              .checkpoint_every = 10,
+                              .features = true};
+    struct event event = {
+        .kind = EVENT_SUBMIT,
+        .submit = {
+            .facts = &facts, .text = "[job]\n", .resolved = "[job]\nname = \"job\"\n", .key = key}};
+    return stage_send(stage, event)->run;
+}
+
+Performer__Report stage_next_report(struct stage *stage, uint32_t rank)
+{
+    const struct run *run = stage_run(stage);
+    Performer__Report report = PERFORMER__REPORT__INIT;
+    report.run = (char *)run->id;
+    report.attempt = run->attempt.number;
+    report.nonce = (char *)run->attempt.nonce;
+    report.rank = rank;
+    report.sequence = ++stage->sequence[rank];
+    return report;
+}
+
+const struct answer *stage_report(struct stage *stage, const Performer__Report *report)
+{
+    return stage_send(stage, (struct event){.kind = EVENT_REPORT, .report = {.report = report}});
+}
+
+static const struct answer *tick(struct stage *stage)
+{
+    uint32_t attempt = stage_run(stage) ? stage_run(stage)->attempt.number : 0;
+    struct event event = {.kind = EVENT_TICK, .tick = {.random = {stage->random++, 42}}};
+    const struct answer *answer = stage_send(stage, event);
+    if (stage_run(stage) && stage_run(stage)->attempt.number != attempt)
+        memset(stage->sequence, 0, sizeof stage->sequence);
+    return answer;
+}
+
+static const struct answer *end(struct stage *stage, const char *cause)
+{
+    struct evidence evidence = {.first_rank = 1, .signal = 9, .exit_code = 137};
+    cr_assert(attempt_cause_from_name(cause, &evidence.cause), "no cause %s", cause);
+    strcpy(evidence.host, "node1");
+    strcpy(evidence.last_lines, "last\nlines\xff\n");
+    struct event event = {.kind = EVENT_ATTEMPT_ENDED,
+                          .attempt_ended = {.run = stage->run,
+                                            .attempt = stage_run(stage)->attempt.number,
+                                            .evidence = &evidence}};
+    return stage_send(stage, event);
+}
+
+static const struct answer *person(struct stage *stage, Performer__Action action)
+{
+    char id[RUN_ID_SIZE];
+    snprintf(id, sizeof id, "r%" PRIu64, stage->run);
+    return stage_send(stage,
+                      (struct event){.kind = EVENT_ACT, .act = {.run = id, .action = action}});
+}
+
+static const struct answer *world(struct stage *stage, enum event_kind kind)
+{
+    uint32_t attempt = stage_run(stage)->attempt.number;
+    struct event event = {.kind = kind};
+    switch (kind) {
+    case EVENT_LAUNCHED:
+        event.launched = (struct event_launched){stage->run, attempt, 1234, 99};
+        break;
+    case EVENT_ADOPTED:
+        event.adopted = (struct event_adopted){stage->run, attempt, 1234, 99};
+        break;
+    case EVENT_LAUNCH_FAILED:
+        event.launch_failed = (struct event_launch_failed){stage->run, attempt, "no mpirun"};
+        break;
+    case EVENT_LOST:
+        event.lost = (struct event_lost){stage->run, attempt, NULL};
+        break;
+    case EVENT_UNLAUNCHED:
+        event.unlaunched = (struct event_unlaunched){stage->run, attempt};
+        break;
+    default:
+        cr_assert_fail("no such event");
+    }
+    return stage_send(stage, event);
+}
+
+static const struct {
+    const char *act;
+    enum event_kind kind;
+} world_acts[] = {
+    {"launched", EVENT_LAUNCHED},     {"launch_failed", EVENT_LAUNCH_FAILED},
+    {"adopted", EVENT_ADOPTED},       {"lost", EVENT_LOST},
+    {"unlaunched", EVENT_UNLAUNCHED},
+};
+
+static const struct {
+    const char *act;
+    Performer__Action action;
+} person_acts[] = {
+    {"cancel", PERFORMER__ACTION__ACTION_CANCEL},
+    {"kill", PERFORMER__ACTION__ACTION_KILL},
+    {"checkpoint", PERFORMER__ACTION__ACTION_CHECKPOINT},
+    {"redraw", PERFORMER__ACTION__ACTION_REDRAW},
+};
+
+const struct answer *stage_act(struct stage *stage, const char *act)
+{
+    for (size_t i = 0; i < sizeof world_acts / sizeof world_acts[0]; i++)
+        if (strcmp(act, world_acts[i].act) == 0) return world(stage, world_acts[i].kind);
+    for (size_t i = 0; i < sizeof person_acts / sizeof person_acts[0]; i++)
+        if (strcmp(act, person_acts[i].act) == 0) return person(stage, person_acts[i].action);
+    if (strncmp(act, "wait ", 5) == 0) {
+        uint64_t wait_ms = strtoull(act + 5, NULL, 10);
+        stage->now_ms += wait_ms;
+        stage->wall_ms += wait_ms;
+        return tick(stage);
+    }
+    if (strncmp(act, "end ", 4) == 0) return end(stage, act + 4);
+    if (strcmp(act, "tick") == 0) return tick(stage);
+    if (strcmp(act, "submit") == 0) {
+        stage->run = stage_submit(stage, 2, 3, NULL);
+        return &stage->decision.answer;
+    }
+    if (strcmp(act, "report") == 0) {
+        Performer__Report report = stage_next_report(stage, 0);
+        return stage_report(stage, &report);
+    }
+    cr_assert_str_eq(act, "restart");
+    stage_restart(stage);
+    return &stage->decision.answer;
+}
+
+size_t stage_effects(const struct stage *stage, enum effect_kind kind)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < stage->decision.effect_count; i++)
+        if (stage->decision.effects[i].kind == kind) count++;
+    return count;
+}
+
+bool stage_noted(const struct stage *stage, enum note note)
+{
+    for (size_t i = 0; i < stage->decision.record_count; i++)
+        if (stage->decision.records[i].kind == RECORD_NOTED &&
+            stage->decision.records[i].noted.note == note)
+            return true;
+    return false;
+}
+
+/* ---- the same but for what is live ---- */
+
+#define DIFFER(condition, words)     \
+    do {                             \
+        if (condition) return words; \
+    } while (0)
+
+static const char *attempts_differ(const struct run *a, const struct run *b)
+{
+    const struct attempt *x = &a->attempt, *y = &b->attempt;
+    DIFFER(x->number != y->number, "attempt number");
+    DIFFER(strcmp(x->nonce, y->nonce) != 0, "nonce");
+    DIFFER(x->ended != y->ended || x->cause != y->cause, "end of attempt");
+    DIFFER(x->started != y->started || x->resumed_step != y->resumed_step, "start of attempt");
+    DIFFER(x->pid != y->pid || x->pid_start_time != y->pid_start_time, "pid");
+    DIFFER(x->planned_ms != y->planned_ms, "time of plan");
+    DIFFER(!x->ranks != !y->ranks, "ranks");
+    for (uint32_t r = 0; x->ranks && r < a->facts.ranks; r++) {
+        DIFFER(x->ranks[r].sequence != y->ranks[r].sequence, "sequence");
+        DIFFER(x->ranks[r].started != y->ranks[r].started, "start of rank");
+    }
+    return NULL;
+}
+
+static const char *orders_differ(const struct run *a, const struct run *b)
+{
+    DIFFER(a->order_count != b->order_count, "number of orders");
+    for (size_t i = 0; i < a->order_count; i++) {
+        const struct order *x = &a->orders[i], *y = &b->orders[i];
+        DIFFER(x->id != y->id || x->kind != y->kind, "order");
+        DIFFER(x->state != y->state || x->step != y->step, "state of order");
+        DIFFER(x->requested_ms != y->requested_ms, "time of order");
+    }
+    DIFFER(a->draw_count != b->draw_count, "number of draws");
+    for (size_t i = 0; i < a->draw_count; i++) {
+        const struct draw *x = &a->draws[i], *y = &b->draws[i];
+        DIFFER(x->draw != y->draw || x->step != y->step || x->order != y->order, "draw");
+        DIFFER(strcmp(x->hash, y->hash) != 0 || x->agreed != y->agreed, "hash of draw");
+    }
+    return NULL;
+}
+
+static const char *runs_differ(const struct run *a, const struct run *b)
+{
+    DIFFER(a->number != b->number || strcmp(a->id, b->id) != 0, "id");
+    DIFFER(strcmp(a->key, b->key) != 0, "key");
+    DIFFER(strcmp(a->facts.name, b->facts.name) != 0, "name");
+    DIFFER(a->facts.ranks != b->facts.ranks || a->facts.steps != b->facts.steps, "size");
+    DIFFER(a->facts.restart_max != b->facts.restart_max, "budget");
+    DIFFER(a->facts.redraw_every != b->facts.redraw_every, "redraw");
+    DIFFER(a->facts.checkpoint_every != b->facts.checkpoint_every, "checkpoint");
+    DIFFER(a->facts.features != b->facts.features, "features");
+    DIFFER(a->state != b->state, "state");
+    DIFFER(strcmp(a->reason, b->reason) != 0, "reason");
+    DIFFER(a->stop != b->stop, "stop");
+    DIFFER(a->step != b->step, "step");
+    DIFFER(a->submitted_ms != b->submitted_ms, "time of submit");
+    DIFFER(a->started_ms != b->started_ms, "time of start");
+    DIFFER(a->ended_ms != b->ended_ms, "time of end");
+    DIFFER(a->crashes != b->crashes, "crashes");
+    const char *words = attempts_differ(a, b);
+    return words ? words : orders_differ(a, b);
+}
+
+const char *coordinators_differ(const struct coordinator *a, const struct coordinator *b)
+{
+    DIFFER(a->run_count != b->run_count, "number of runs");
+    DIFFER(a->order_next != b->order_next, "next order");
+    for (size_t i = 0; i < a->run_count; i++) {
+        const char *words = runs_differ(a->runs[i], b->runs[i]);
+        DIFFER(words, words);
+    }
+    return NULL;
+}
