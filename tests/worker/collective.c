@@ -1,0 +1,142 @@
+/*
+ * Sums over ranks, to be run under mpirun: exact where every value is a small whole number, the bits of the
+ * tree where ranks are a power of two, whatever the counts and however many sums are under way.
+ */
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/collective.h"
+
+enum { RANKS_MAX = 16 };
+
+/* Fewer than ranks, odd, large enough that messages are not sent at once. */
+static const int64_t counts[] = {1, 2, 3, 5, 7, 16, 1000, 1001, 65537, 1, 300007, 4};
+enum { SUMS = sizeof counts / sizeof counts[0] };
+
+static int failures;
+
+#define EXPECT(condition, ...)                          \
+    do {                                                \
+        if (condition) break;                           \
+        failures++;                                     \
+        fprintf(stderr, "%s:%d: ", __FILE__, __LINE__); \
+        fprintf(stderr, __VA_ARGS__);                   \
+        fprintf(stderr, "\n");                          \
+    } while (0)
+
+static void must(enum status status, const struct fault *fault)
+{
+    if (status == ST_OK) return;
+    fprintf(stderr, "%s\n", fault->text);
+    exit(1);
+}
+
+static float whole(int rank, int sum, int64_t i)
+{
+    return (float)((rank + 1) * ((i * 31 + sum * 7) % 1009));
+}
+
+/* Values whose sum depends on the order of adding. */
+static float fraction(int rank, int sum, int64_t i)
+{
+    return 1.0F / (float)(1 + (i * 131 + sum * 17 + rank * 7919) % 100003);
+}
+
+static float tree(int first, int ranks, int sum, int64_t i)
+{
+    if (ranks == 1) return fraction(first, sum, i);
+    return tree(first, ranks / 2, sum, i) + tree(first + ranks / 2, ranks / 2, sum, i);
+}
+
+typedef float value_of(int rank, int sum, int64_t i);
+
+static void run_sums(struct collective *collective, float *values[SUMS], value_of *value)
+{
+    const int rank = collective_rank(collective);
+    struct fault fault;
+    for (int sum = 0; sum < SUMS; sum++) {
+        for (int64_t i = 0; i < counts[sum]; i++) values[sum][i] = value(rank, sum, i);
+        must(collective_sum_start(collective, values[sum], counts[sum], &fault), &fault);
+        for (int turn = 0; turn < (rank + sum) % 3; turn++)
+            must(collective_progress(collective, &fault), &fault);
+    }
+    must(collective_finish(collective, &fault), &fault);
+}
+
+static void check_whole(int ranks, float *values[SUMS])
+{
+    const int rank_sum = ranks * (ranks + 1) / 2;
+    for (int sum = 0; sum < SUMS; sum++)
+        for (int64_t i = 0; i < counts[sum]; i++) {
+            float expected = (float)(rank_sum * ((i * 31 + sum * 7) % 1009));
+            EXPECT(values[sum][i] == expected, "sum %d of %d ranks, element %d: %g, not %g", sum,
+                   ranks, (int)i, (double)values[sum][i], (double)expected);
+        }
+}
+
+static void check_bits(int ranks, float *values[SUMS])
+{
+    int differs_from_a_line = 0;
+    for (int sum = 0; sum < SUMS; sum++)
+        for (int64_t i = 0; i < counts[sum]; i++) {
+            float expected = tree(0, ranks, sum, i), line = 0.0F;
+            for (int rank = 0; rank < ranks; rank++) line += fraction(rank, sum, i);
+            differs_from_a_line += line != expected;
+            EXPECT(values[sum][i] == expected, "sum %d, element %d: other bits than the tree's",
+                   sum, (int)i);
+        }
+    EXPECT(ranks < 4 || differs_from_a_line > 0, "these values cannot tell a tree from a line");
+}
+
+static void check_gather(struct collective *collective)
+{
+    struct record {
+        int rank;
+        char text[100];
+    } mine = {.rank = collective_rank(collective)}, all[RANKS_MAX];
+    struct fault fault;
+    snprintf(mine.text, sizeof mine.text, "from %d", mine.rank);
+    must(collective_gather(collective, &mine, sizeof mine, all, &fault), &fault);
+    for (int rank = 0; rank < collective_ranks(collective); rank++) {
+        snprintf(mine.text, sizeof mine.text, "from %d", rank);
+        EXPECT(all[rank].rank == rank && strcmp(all[rank].text, mine.text) == 0,
+               "record of rank %d", rank);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const int expected_ranks = argc > 1 ? atoi(argv[1]) : 1;
+    struct collective *collective;
+    struct fault fault;
+    if (getenv("OMPI_COMM_WORLD_SIZE"))
+        must(collective_mpi(&argc, &argv, &collective, &fault), &fault);
+    else
+        must(collective_single(&collective), &fault);
+    const int ranks = collective_ranks(collective);
+    EXPECT(ranks == expected_ranks, "%d ranks, not %d", ranks, expected_ranks);
+
+    float *values[SUMS];
+    int64_t floats = 0;
+    for (int sum = 0; sum < SUMS; sum++) {
+        values[sum] = calloc((size_t)counts[sum], sizeof(float));
+        floats += counts[sum];
+    }
+    must(collective_reserve(collective, floats, SUMS), &fault);
+    for (int round = 0; round < 3; round++) {
+        run_sums(collective, values, whole);
+        check_whole(ranks, values);
+    }
+    run_sums(collective, values, fraction);
+    if ((ranks & (ranks - 1)) == 0) check_bits(ranks, values);
+    check_gather(collective);
+    EXPECT((ranks > 1) == (strncmp(collective_library(collective), "Open MPI ", 9) == 0) ||
+               ranks == 1,
+           "library \"%s\"", collective_library(collective));
+
+    for (int sum = 0; sum < SUMS; sum++) free(values[sum]);
+    collective_close(collective);
+    return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+}

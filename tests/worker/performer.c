@@ -1,0 +1,403 @@
+/*
+ * The whole model: its logits against a float64 implementation, its gradient against differences of its own
+ * loss, and when buckets are complete. With the reference and with the cpu backend.
+ */
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+
+#include "kernels/projection.h"
+#include "proto/cost.h"
+#include "proto/durable.h"
+#include "tests/worker/small_job.h"
+#include "worker/performer.h"
+
+enum { BUCKETS_MAX = 8 };
+
+/* A model with all that a pass needs. */
+struct bench {
+    struct jobspec spec;
+    const struct backend *backend;
+    struct params *params;
+    struct performer *model;
+    struct stream stream;
+    struct batch batch;
+    float *weights, *gradient;
+    struct performer_pass pass;
+};
+
+static void bench_open(struct bench *bench, const char *backend)
+{
+    struct fault fault;
+    bench->backend = backend_find(backend);
+    cr_assert(team_new(1, &bench->stream.team) == ST_OK);
+    cr_assert(params_new(&bench->spec, &bench->params) == ST_OK);
+    cr_assert(performer_new(&bench->spec, bench->params, bench->backend, 1, &bench->model,
+                            &fault) == ST_OK,
+              "%s", fault.text);
+    bench->stream.scratch_bytes = (performer_scratch_bytes(bench->model) + 64) / 64 * 64;
+    bench->stream.scratch = aligned_alloc(64, bench->stream.scratch_bytes);
+    bench->weights = calloc((size_t)bench->params->floats, sizeof(float));
+    bench->gradient = calloc((size_t)bench->params->floats, sizeof(float));
+
+    int64_t sequences = bench->spec.train.micro_batch, length = bench->spec.data.length;
+    size_t tokens = (size_t)(sequences * length);
+    bench->batch = (struct batch){.sequences = sequences, .length = length};
+    bench->batch.ids = calloc(tokens, sizeof(int32_t));
+    bench->batch.targets = calloc(tokens, sizeof(int32_t));
+    bench->batch.key_mask = calloc(tokens, 1);
+    memset(bench->batch.key_mask, 1, tokens);
+    bench->pass = (struct performer_pass){.training = true, .step = 5, .first_sequence = 8};
+}
+
+static void bench_close(struct bench *bench)
+{
+    free(bench->batch.key_mask);
+    free(bench->batch.targets);
+    free(bench->batch.ids);
+    free(bench->gradient);
+    free(bench->weights);
+    free(bench->stream.scratch);
+    performer_free(bench->model);
+    params_free(bench->params);
+    team_free(bench->stream.team);
+    jobspec_free(&bench->spec);
+}
+
+static double loss_of(struct bench *bench, bool backward)
+{
+    struct loss loss;
+    cr_assert(performer_forward(bench->model, &bench->stream, bench->weights, &bench->batch,
+                                &bench->pass) == ST_OK);
+    cr_assert(performer_loss(bench->model, &bench->stream, &bench->batch, backward, &loss) ==
+              ST_OK);
+    return loss.sum;
+}
+
+/* Weights large enough that every tensor matters, tokens and a mask of all kinds. */
+static void fill(struct bench *bench)
+{
+    struct params *params = bench->params;
+    params_initialize(params, 3, bench->weights);
+    for (size_t i = 0; i < params->count; i++) {
+        const struct parameter *parameter = &params->list[i];
+        float noise[512];
+        cr_assert(parameter->count <= 512);
+        gaussian_fill(11, PURPOSE_WEIGHTS, (uint32_t)i, parameter->count, 0.3, noise);
+        for (int64_t j = 0; j < parameter->count; j++)
+            bench->weights[parameter->offset + j] += noise[j];
+    }
+    performer_redraw(bench->model, 2);
+    for (int64_t i = 0; i < bench->batch.sequences * bench->batch.length; i++) {
+        bench->batch.ids[i] = (int32_t)(i * 7 % 11);
+        bench->batch.targets[i] = i % 5 == 4 ? -1 : (int32_t)(i * 3 % 11);
+    }
+}
+
+/* The derivative of the loss along `direction`, of fourth order in the step. */
+static double difference(struct bench *bench, const struct parameter *at, const double *direction)
+{
+    static const double weights[4] = {1.0 / 12, -8.0 / 12, 8.0 / 12, -1.0 / 12};
+    static const int places[4] = {-2, -1, 1, 2};
+    const double h = 1e-2;
+    float *w = bench->weights + at->offset;
+    float kept[512];
+    double sum = 0.0;
+
+    memcpy(kept, w, (size_t)at->count * sizeof *w);
+    for (int point = 0; point < 4; point++) {
+        for (int64_t i = 0; i < at->count; i++)
+            w[i] = (float)((double)kept[i] + places[point] * h * direction[i]);
+        sum += weights[point] * loss_of(bench, false);
+    }
+    memcpy(w, kept, (size_t)at->count * sizeof *w);
+    return sum / h;
+}
+
+static double norm_of(const float *x, int64_t count)
+{
+    double squares = 0.0;
+    for (int64_t i = 0; i < count; i++) squares += (double)x[i] * x[i];
+    return sqrt(squares);
+}
+
+/* Along the gradient itself, which finds a wrong length or direction, and along a random one. */
+static void compare_tensor(struct bench *bench, const struct parameter *at, double tolerance)
+{
+    const float *gradient = bench->gradient + at->offset;
+    const double norm = norm_of(gradient, at->count);
+    float random[512];
+    double direction[512], along = 0.0;
+
+    if (norm > 0.0) {
+        for (int64_t i = 0; i < at->count; i++) direction[i] = gradient[i] / norm;
+        double difference_along = difference(bench, at, direction);
+        cr_expect(fabs(difference_along - norm) <= tolerance * norm + 1e-3,
+                  "%s: |gradient| %g, difference %g", at->name, norm, difference_along);
+    }
+    gaussian_fill(23, PURPOSE_WEIGHTS, 0, at->count, 1.0, random);
+    double length = norm_of(random, at->count);
+    for (int64_t i = 0; i < at->count; i++) {
+        direction[i] = random[i] / length;
+        along += direction[i] * gradient[i];
+    }
+    double difference_random = difference(bench, at, direction);
+    cr_expect(fabs(difference_random - along) <= tolerance * norm + 1e-3,
+              "%s: gradient %g, difference %g", at->name, along, difference_random);
+}
+
+struct difference_case {
+    char backend[16];
+    enum attention_kind attention;
+    bool causal, masked;
+    double dropout;
+};
+
+ParameterizedTestParameters(performer, gradient_is_the_difference_of_the_loss)
+{
+    static struct difference_case cases[] = {
+        {"reference", ATTENTION_FAVOR, true, false, 0.0},
+        {"reference", ATTENTION_FAVOR, false, true, 0.2},
+        {"reference", ATTENTION_SOFTMAX, true, false, 0.2},
+        {"reference", ATTENTION_SOFTMAX, false, true, 0.0},
+        {"reference", ATTENTION_IDENTITY, true, false, 0.2},
+        {"cpu", ATTENTION_FAVOR, true, false, 0.2},
+        {"cpu", ATTENTION_FAVOR, false, true, 0.0},
+        {"cpu", ATTENTION_SOFTMAX, true, false, 0.2},
+    };
+    return cr_make_param_array(struct difference_case, cases, sizeof cases / sizeof cases[0]);
+}
+
+ParameterizedTest(struct difference_case *test, performer, gradient_is_the_difference_of_the_loss)
+{
+    struct bench bench = {0};
+    small_job(&bench.spec);
+    bench.spec.attention.kind = test->attention;
+    bench.spec.model.causal = test->causal;
+    bench.spec.model.dropout = test->dropout;
+    bench.spec.data.packing = test->masked ? PACKING_PAD : PACKING_CONCAT;
+    bench_open(&bench, test->backend);
+    fill(&bench);
+    if (test->masked) bench.batch.key_mask[4] = bench.batch.key_mask[5] = 0;
+
+    loss_of(&bench, true);
+    cr_assert(performer_backward(bench.model, &bench.stream, bench.weights, &bench.batch,
+                                 bench.gradient, NULL) == ST_OK);
+    for (size_t i = 0; i < bench.params->count; i++)
+        compare_tensor(&bench, &bench.params->list[i], 2e-3);
+    bench_close(&bench);
+}
+
+/* What the hook saw when it was told that a bucket is complete. */
+struct watch {
+    struct bench *bench;
+    int buckets[BUCKETS_MAX];
+    int count, operations;
+    float *seen;
+};
+
+static void bucket_done(void *context, int bucket)
+{
+    struct watch *watch = context;
+    const struct bucket *at = &watch->bench->params->bucket[bucket];
+    watch->buckets[watch->count++] = bucket;
+    memcpy(watch->seen + at->offset, watch->bench->gradient + at->offset,
+           (size_t)at->count * sizeof(float));
+}
+
+static void between(void *context)
+{
+    struct watch *watch = context;
+    watch->operations++;
+}
+
+Test(performer, buckets_are_complete_when_they_are_called_so)
+{
+    struct bench bench = {0};
+    small_job(&bench.spec);
+    bench_open(&bench, "reference");
+    fill(&bench);
+    struct watch watch = {.bench = &bench};
+    watch.seen = calloc((size_t)bench.params->floats, sizeof(float));
+    struct performer_hooks hooks = {&watch, between, bucket_done};
+
+    loss_of(&bench, true);
+    cr_assert(performer_backward(bench.model, &bench.stream, bench.weights, &bench.batch,
+                                 bench.gradient, &hooks) == ST_OK);
+    cr_expect(watch.count == 4);
+    for (int i = 0; i < 4; i++) cr_expect(watch.buckets[i] == 3 - i);
+    cr_expect(memcmp(watch.seen, bench.gradient, (size_t)bench.params->floats * sizeof(float)) ==
+              0);
+    cr_expect(watch.operations > 2 * 7);
+    free(watch.seen);
+    bench_close(&bench);
+}
+
+Test(performer, a_smaller_shard_gives_what_it_gives_in_a_whole_one)
+{
+    struct bench bench = {0};
+    small_job(&bench.spec);
+    bench_open(&bench, "cpu");
+    fill(&bench);
+    bench.pass.training = false;
+    loss_of(&bench, false);
+    float whole[6 * 11];
+    memcpy(whole, performer_logits(bench.model), sizeof whole);
+    bench.batch.sequences = 1;
+    loss_of(&bench, false);
+    const float *alone = performer_logits(bench.model);
+    for (int i = 0; i < 6 * 11; i++) cr_expect(fabsf(alone[i] - whole[i]) < 1e-5F);
+    bench_close(&bench);
+}
+
+Test(performer, dropout_depends_on_the_step_and_the_sequence)
+{
+    struct bench bench = {0};
+    small_job(&bench.spec);
+    bench.spec.model.dropout = 0.2;
+    bench_open(&bench, "cpu");
+    fill(&bench);
+    double here = loss_of(&bench, false);
+    cr_expect(loss_of(&bench, false) == here);
+    bench.pass.step++;
+    cr_expect(loss_of(&bench, false) != here);
+    bench.pass.step--;
+    bench.pass.first_sequence++;
+    cr_expect(loss_of(&bench, false) != here);
+    bench.pass.training = false;
+    double kept = loss_of(&bench, false);
+    bench.pass.step++;
+    cr_expect(loss_of(&bench, false) == kept, "an evaluation drops nothing");
+    bench_close(&bench);
+}
+
+Test(performer, a_redraw_changes_every_layer_and_nothing_else_decides_it)
+{
+    struct bench bench = {0};
+    small_job(&bench.spec);
+    bench_open(&bench, "cpu");
+    performer_redraw(bench.model, 0);
+    uint64_t first = performer_projections_hash(bench.model);
+    float kept[40];
+    memcpy(kept, performer_projections(bench.model), sizeof kept);
+    performer_redraw(bench.model, 1);
+    cr_expect(performer_projections_hash(bench.model) != first);
+    cr_expect(performer_projections(bench.model)[0] != kept[0]);
+    cr_expect(performer_projections(bench.model)[20] != kept[20]);
+    performer_redraw(bench.model, 0);
+    cr_expect(performer_projections_hash(bench.model) == first);
+    bench_close(&bench);
+}
+
+Test(performer, its_memory_is_what_the_cost_says)
+{
+    for (int variant = 0; variant < 4; variant++) {
+        struct bench bench = {0};
+        struct cost cost;
+        small_job(&bench.spec);
+        bench.spec.model.dropout = variant & 1 ? 0.1 : 0.0;
+        bench.spec.model.mlp = variant & 2 ? 100 : 12;
+        bench_open(&bench, "cpu");
+        cost_of(&bench.spec, &cost);
+        cr_expect(cost.parameters == (uint64_t)bench.params->floats);
+        cr_expect(cost.bytes_activations == performer_activation_bytes(bench.model));
+        bench_close(&bench);
+    }
+}
+
+/* ---- against the float64 implementation ---- */
+
+static void vector_path(char *path, size_t size, const char *model, const char *file)
+{
+    snprintf(path, size, "%s/%s/%s", MODEL_VECTORS, model, file);
+}
+
+struct logits_case {
+    char model[40], backend[16];
+    enum attention_kind attention;
+    enum attention_kernel kernel;
+    bool causal;
+};
+
+ParameterizedTestParameters(performer, logits)
+{
+    static struct logits_case cases[] = {
+        {"identity", "reference", ATTENTION_IDENTITY, 0, true},
+        {"identity", "cpu", ATTENTION_IDENTITY, 0, true},
+        {"softmax-causal", "reference", ATTENTION_SOFTMAX, 0, true},
+        {"softmax-causal", "cpu", ATTENTION_SOFTMAX, 0, true},
+        {"favor-relu-causal", "reference", ATTENTION_FAVOR, KERNEL_RELU, true},
+        {"favor-relu-causal", "cpu", ATTENTION_FAVOR, KERNEL_RELU, true},
+        {"favor-softmax-causal", "reference", ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE, true},
+        {"favor-softmax-causal", "cpu", ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE, true},
+        {"favor-softmax-bidirectional", "reference", ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE,
+         false},
+        {"favor-softmax-bidirectional", "cpu", ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE, false},
+    };
+    return cr_make_param_array(struct logits_case, cases, sizeof cases / sizeof cases[0]);
+}
+
+static void read_tokens(struct bench *bench, const char *model)
+{
+    char path[512], *bytes;
+    size_t length;
+    vector_path(path, sizeof path, model, "tokens.bin");
+    cr_assert(file_read(path, 1 << 20, &bytes, &length, NULL) == ST_OK);
+    const uint16_t *tokens = (const uint16_t *)bytes;
+    for (int64_t row = 0; row < 4; row++)
+        for (int64_t l = 0; l < 48; l++) bench->batch.ids[row * 48 + l] = tokens[row * 49 + l];
+    free(bytes);
+}
+
+ParameterizedTest(struct logits_case *test, performer, logits)
+{
+    struct bench bench = {0};
+    struct safetensors *initial, *expected;
+    char path[512];
+    bool found;
+    struct fault fault;
+
+    small_job(&bench.spec);
+    bench.spec.data.vocab = 64;
+    bench.spec.data.length = 48;
+    bench.spec.model.width = 32;
+    bench.spec.model.heads = 4;
+    bench.spec.model.mlp = 64;
+    bench.spec.model.causal = test->causal;
+    bench.spec.attention.kind = test->attention;
+    bench.spec.attention.kernel = test->kernel;
+    bench.spec.attention.features = 32;
+    bench.spec.attention.epsilon = test->kernel == KERNEL_RELU ? 1e-3 : 1e-6;
+    bench.spec.train.micro_batch = 4;
+    bench_open(&bench, test->backend);
+    read_tokens(&bench, test->model);
+
+    vector_path(path, sizeof path, test->model, "init.safetensors");
+    cr_assert(safetensors_open(path, &initial, &fault) == ST_OK, "%s", fault.text);
+    cr_assert(params_read(bench.params, initial, "", bench.weights, &fault) == ST_OK);
+    cr_assert(params_read_projections(bench.params, initial, performer_projections(bench.model),
+                                      &found, &fault) == ST_OK);
+    cr_assert(found == (test->attention == ATTENTION_FAVOR));
+    vector_path(path, sizeof path, test->model, "logits.safetensors");
+    cr_assert(safetensors_open(path, &expected, &fault) == ST_OK);
+    const struct tensor_entry *entry = safetensors_find(expected, "logits");
+    cr_assert(entry && entry->bytes == 4 * 48 * 64 * sizeof(float));
+
+    cr_assert(performer_forward(bench.model, &bench.stream, bench.weights, &bench.batch,
+                                &bench.pass) == ST_OK);
+    const float *ours = performer_logits(bench.model), *theirs = entry->data;
+    double error = 0.0, size = 0.0;
+    for (int i = 0; i < 4 * 48 * 64; i++) {
+        error += pow((double)ours[i] - theirs[i], 2);
+        size += pow(theirs[i], 2);
+    }
+    cr_expect(sqrt(error / size) < 2e-6, "relative error %g", sqrt(error / size));
+    safetensors_close(expected);
+    safetensors_close(initial);
+    bench_close(&bench);
+}
