@@ -3,10 +3,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#if __has_include("kernels/cpu/cpu.h")
 #include "kernels/cpu/cpu.h"
-#define HAVE_CPU
-#endif
 #include "kernels/reference/reference.h"
 
 static const struct backend reference = {
@@ -20,7 +17,6 @@ static const struct backend reference = {
     .sync = reference_sync,
 };
 
-#ifdef HAVE_CPU
 static struct backend cpu;
 static pthread_once_t cpu_once = PTHREAD_ONCE_INIT;
 
@@ -30,25 +26,16 @@ static void cpu_fill(void)
     cpu.name = "cpu";
     cpu_backend_override(&cpu);
 }
-#endif
 
 const struct backend *backend_find(const char *name)
 {
     if (strcmp(name, reference.name) == 0) return &reference;
     if (strcmp(name, "cpu") != 0) return NULL;
-#ifdef HAVE_CPU
     pthread_once(&cpu_once, cpu_fill);
     return &cpu;
-#else
-    return NULL;
-#endif
 }
 
 const char *backend_libraries(void)
 {
-#ifdef HAVE_CPU
     return cpu_libraries();
-#else
-    return "";
-#endif
 }

@@ -2,8 +2,8 @@
 
 #include <assert.h>
 
-/* Constants of the paper's table 2 and its Weyl key schedule (golden ratio, square root of 3 less
- * 1). */
+/* Constants of the paper's table 2 and its Weyl key
+ * schedule (golden ratio, square root of 3 less 1). */
 enum { ROUNDS = 10 };
 static const uint32_t MULTIPLIER[2] = {0xD2511F53, 0xCD9E8D57};
 static const uint32_t WEYL[2] = {0x9E3779B9, 0xBB67AE85};

@@ -5,18 +5,18 @@
 #include <string.h>
 
 /*
- * Everything here is a sequence of IEEE double operations in a written order: +, -, *, / and sqrt,
- * which the standard rounds correctly on every machine. This file is compiled with the same flags
- * in every build.
+ * Everything here is a sequence of IEEE double operations in a written
+ * order: +, -, *, / and sqrt, which the standard rounds correctly on every
+ * machine. This file is compiled with the same flags in every build.
  */
 
-/* ln 2 in two parts: e * LN2_HIGH is exact for every exponent e of a double (its last 21 bits are
- * 0). */
+/* ln 2 in two parts: e * LN2_HIGH is exact for every
+ * exponent e of a double (its last 21 bits are 0). */
 static const double LN2_HIGH = 0x1.62e42fee00000p-1, LN2_LOW = 0x1.a39ef35793c76p-33;
 static const double HALF_PI = 0x1.921fb54442d18p+0;
 
-/* ln x for a normal x > 0. x = 2^e r with r in [√½, √2), s = (r - 1) / (r + 1), ln r = 2 (s + s³/3
- * + s⁵/5 + ...), |s| < 0.172: the first term left out is below 2^-60 of the sum. */
+/* ln x for a normal x > 0. x = 2^e r with r in [√½, √2), s = (r - 1) / (r + 1), ln r = 2
+ * (s + s³/3 + s⁵/5 + ...), |s| < 0.172: the first term left out is below 2^-60 of the sum. */
 static double natural_log(double x)
 {
     uint64_t bits;
@@ -160,8 +160,8 @@ static void row_normalize(double *row, int64_t dim)
     row_scale(row, dim, 1 / length);
 }
 
-/* Gram-Schmidt over one block of at most d rows; a second pass takes away what rounding left of the
- * first. */
+/* Gram-Schmidt over one block of at most d rows; a second
+ * pass takes away what rounding left of the first. */
 static void block_orthonormalize(double *block, int64_t rows, int64_t dim)
 {
     for (int64_t r = 0; r < rows; r++) {

@@ -8,14 +8,14 @@
 #include <stdlib.h>
 
 /*
- * One job at a time. It is open from its start until the caller finds no piece left; a thread that
- * wakes up later than that does not enter, so that a join waits for pieces under way and never for
- * a sleeper. What is under `mutex` is atomic besides where somebody spins on it before taking the
- * mutex.
+ * One job at a time. It is open from its start until the caller finds no piece
+ * left; a thread that wakes up later than that does not enter, so that a join
+ * waits for pieces under way and never for a sleeper. What is under `mutex` is
+ * atomic besides where somebody spins on it before taking the mutex.
  */
 
-/* Looks before going to sleep: some microseconds, about the gap between two operations of a step.
- */
+/* Looks before going to sleep: some microseconds,
+ * about the gap between two operations of a step. */
 enum { SPINS = 2000 };
 
 struct job {

@@ -4,8 +4,8 @@
 
 REFERENCE_WITHOUT_SCRATCH(adamw)
 
-/* Loshchilov & Hutter 2019, algorithm 2, lines 6 to 12, with lr as both the schedule's η and α: the
- * decay is lr * weight_decay. */
+/* Loshchilov & Hutter 2019, algorithm 2, lines 6 to 12, with lr
+ * as both the schedule's η and α: the decay is lr * weight_decay. */
 enum status reference_adamw(struct stream *stream, const struct adamw *arguments)
 {
     (void)stream;

@@ -6,9 +6,9 @@
  *   key:    φ_s = f(a_s - c_s) exp(c_s - C), c_s the maximum of a over the head's keys (<= s when
  * causal)
  *
- * C cancels between numerator and denominator. Here it is always the c of the row at hand, so that
- * the state is carried on from row s to s' by exp(c_s - c_s') <= 1 and nothing overflows; and no
- * state is ever recovered by subtraction. Kernels without a stabiliser have c = 0.
+ * C cancels between numerator and denominator. Here it is always the c of the row at hand, so
+ * that the state is carried on from row s to s' by exp(c_s - c_s') <= 1 and nothing overflows;
+ * and no state is ever recovered by subtraction. Kernels without a stabiliser have c = 0.
  */
 
 #include "kernels/reference/attention.h"
@@ -112,8 +112,8 @@ static void key_shift(const struct favor *favor, struct features *key)
     for (int64_t l = 0; l < favor->length; l++) key->shift[l] = maximum;
 }
 
-/* From a and c to f and f', in place. Rows that are no keys and come before any key have no c: they
- * are never used. */
+/* From a and c to f and f', in place. Rows that are no keys
+ * and come before any key have no c: they are never used. */
 static void features_map(const struct favor *favor, struct features *features)
 {
     const double epsilon = favor->head->call->epsilon;
@@ -241,8 +241,8 @@ void reference_favor(const struct head *head, double *scratch)
     scan_keys(&favor, visit_out);
 }
 
-/* dx from dφ in `row`: da = dφ f', dx̃ = Σ da_i ω_i, less (Σ da_i) x̃ for the -‖x̃‖² / 2 of
- * softmax-positive. */
+/* dx from dφ in `row`: da = dφ f', dx̃ = Σ da_i ω_i, less
+ * (Σ da_i) x̃ for the -‖x̃‖² / 2 of softmax-positive. */
 static void features_backward(const struct favor *favor, const struct features *features,
                               struct rows x, struct rows dx, int64_t l)
 {

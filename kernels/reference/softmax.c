@@ -1,5 +1,5 @@
-/* Exact attention, out = softmax(q kᵀ / √d) v (Choromanski et al. 2021, equations 1 and 2), one
- * query at a time. */
+/* Exact attention, out = softmax(q kᵀ / √d) v (Choromanski
+ * et al. 2021, equations 1 and 2), one query at a time. */
 
 #include "kernels/reference/attention.h"
 
@@ -58,8 +58,8 @@ void reference_softmax(const struct head *head, double *scratch)
     }
 }
 
-/* What query t adds: dv_s += p_s dout; ds = p (dp - Σ p dp) with dp_s = dout . v_s; dq = Σ ds k /
- * √d, dk += ds q / √d. */
+/* What query t adds: dv_s += p_s dout; ds = p (dp - Σ p dp)
+ * with dp_s = dout . v_s; dq = Σ ds k / √d, dk += ds q / √d. */
 static void query_backward(const struct head *head, int64_t t, double *weights, double *slopes,
                            double *dq, double *dk, double *dv)
 {

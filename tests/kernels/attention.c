@@ -1,0 +1,503 @@
+/*
+ * Attention of every kind against the L x L matrix written out in doubles:
+ * lengths around block edges, odd sizes, masks, views into one buffer as the
+ * model has them; and what must hold whatever the numbers: no leak of later
+ * tokens or of padding, weights that sum to 1, large norms that stay finite.
+ */
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/kernels/naive.h"
+#include "tests/kernels/trial.h"
+
+/* Design section 6: ‖ours - ref‖ / max(‖ref‖, 0.05 ‖dv‖). */
+static const double TOLERANCE = 2e-5;
+
+enum mask { MASK_NONE, MASK_PADDING, MASK_SCATTERED, MASK_LATE, MASK_ALL };
+
+struct shape {
+    enum attention_kind kind;
+    enum attention_kernel kernel;
+    bool causal;
+    int64_t batch, heads, length, dim, width, features;
+    enum mask mask;
+    double scale; /* of q and k */
+};
+
+/*
+ * q, k and v lie side by side in one buffer (B, L, H * (2 d + e)), as after one
+ * projection; out and dout in (B, L, H * e); the gradients in a buffer like the first.
+ */
+struct heads {
+    const struct shape *shape;
+    float *projection, *qkv, *out, *dout, *dqkv, *saved;
+    uint8_t *key_mask; /* NULL: none */
+};
+
+static int64_t row_width(const struct shape *shape)
+{
+    return shape->heads * (2 * shape->dim + shape->width);
+}
+
+static int64_t qkv_count(const struct shape *shape)
+{
+    return shape->batch * shape->length * row_width(shape);
+}
+
+static int64_t out_count(const struct shape *shape)
+{
+    return shape->batch * shape->length * shape->heads * shape->width;
+}
+
+static bool masked(enum mask mask, int64_t sequence, int64_t position, int64_t length)
+{
+    switch (mask) {
+    case MASK_PADDING:
+        return position >= length - length / 3 - sequence;
+    case MASK_SCATTERED:
+        return (position * 7 + sequence) % 3 == 0;
+    case MASK_LATE: /* the first queries of a causal row see no key */
+        return position <= length / 2;
+    case MASK_ALL:
+        return sequence == 0;
+    default:
+        return false;
+    }
+}
+
+static struct heads heads_new(const struct shape *shape)
+{
+    struct heads heads = {.shape = shape,
+                          .projection = trial_floats(1, shape->features * shape->dim, 1),
+                          .qkv = trial_floats(2, qkv_count(shape), 1),
+                          .out = trial_unwritten(out_count(shape)),
+                          .dout = trial_floats(3, out_count(shape), 1),
+                          .dqkv = trial_unwritten(qkv_count(shape))};
+    const int64_t rows = shape->batch * shape->length, both = shape->heads * 2 * shape->dim;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < both; i++)
+            heads.qkv[r * row_width(shape) + i] *= (float)shape->scale;
+    if (shape->mask == MASK_NONE) return heads;
+    heads.key_mask = calloc((size_t)rows, sizeof *heads.key_mask);
+    cr_assert(heads.key_mask);
+    for (int64_t r = 0; r < rows; r++)
+        heads.key_mask[r] =
+            !masked(shape->mask, r / shape->length, r % shape->length, shape->length);
+    return heads;
+}
+
+static void heads_free(struct heads *heads)
+{
+    free(heads->projection), free(heads->qkv), free(heads->out), free(heads->dout);
+    free(heads->dqkv), free(heads->saved), free(heads->key_mask);
+}
+
+static struct heads_view view_of(float *data, int64_t length, int64_t row_stride, int64_t width)
+{
+    return (struct heads_view){data, length * row_stride, width, row_stride};
+}
+
+/* q, k and v: 0, 1, 2. */
+static struct heads_view part_view(const struct shape *shape, float *qkv, int part)
+{
+    return view_of(qkv + part * shape->heads * shape->dim, shape->length, row_width(shape),
+                   part == 2 ? shape->width : shape->dim);
+}
+
+static struct attention op_of(const struct heads *heads)
+{
+    const struct shape *shape = heads->shape;
+    return (struct attention){
+        .kind = shape->kind,
+        .kernel = shape->kernel,
+        .causal = shape->causal,
+        .epsilon = shape->kernel == KERNEL_RELU ? 1e-3f : 1e-6f,
+        .batch = shape->batch,
+        .heads = shape->heads,
+        .length = shape->length,
+        .head_dim = shape->dim,
+        .value_dim = shape->width,
+        .features = shape->features,
+        .projection = heads->projection,
+        .key_mask = heads->key_mask,
+        .q = part_view(shape, heads->qkv, 0),
+        .k = part_view(shape, heads->qkv, 1),
+        .v = part_view(shape, heads->qkv, 2),
+        .out = view_of(heads->out, shape->length, shape->heads * shape->width, shape->width),
+        .saved = heads->saved,
+    };
+}
+
+/* Forward and backward. */
+static void heads_run(struct heads *heads, const struct backend *backend, int threads)
+{
+    const struct shape *shape = heads->shape;
+    struct attention op = op_of(heads);
+    free(heads->saved);
+    heads->saved = trial_unwritten((int64_t)backend->attention_saved_floats(&op));
+    op.saved = heads->saved;
+    cr_assert_eq(TRIAL_RUN(backend, threads, attention, &op), ST_OK);
+    const struct attention_backward back = {
+        .forward = op,
+        .dout = view_of(heads->dout, shape->length, shape->heads * shape->width, shape->width),
+        .dq = part_view(shape, heads->dqkv, 0),
+        .dk = part_view(shape, heads->dqkv, 1),
+        .dv = part_view(shape, heads->dqkv, 2),
+    };
+    cr_assert_eq(TRIAL_RUN(backend, threads, attention_backward, &back), ST_OK);
+}
+
+/* One head's rows, without their strides. */
+static float *rows_of(struct heads_view view, int64_t b, int64_t h, int64_t length, int64_t width)
+{
+    float *rows = trial_unwritten(length * width);
+    for (int64_t l = 0; l < length; l++)
+        memcpy(rows + l * width,
+               view.data + b * view.batch_stride + h * view.head_stride + l * view.row_stride,
+               (size_t)width * sizeof *rows);
+    return rows;
+}
+
+static double *doubles_of(struct heads_view view, int64_t b, int64_t h, int64_t length,
+                          int64_t width)
+{
+    float *rows = rows_of(view, b, h, length, width);
+    double *doubles = trial_doubles(rows, length * width);
+    free(rows);
+    return doubles;
+}
+
+/* out, dq, dk, dv of one head beside the naive ones. */
+static void head_outcome(const struct heads *heads, int64_t b, int64_t h, struct outcome *outcome)
+{
+    const struct shape *shape = heads->shape;
+    const struct attention op = op_of(heads);
+    const int64_t l = shape->length, d = shape->dim, e = shape->width;
+    const struct heads_view dout = {heads->dout, op.out.batch_stride, op.out.head_stride,
+                                    op.out.row_stride};
+    double *q = doubles_of(op.q, b, h, l, d), *k = doubles_of(op.k, b, h, l, d);
+    double *v = doubles_of(op.v, b, h, l, e), *g = doubles_of(dout, b, h, l, e);
+    double *projection = trial_doubles(heads->projection, shape->features * d);
+    double *expected[4] = {trial_zeros(l * e), trial_zeros(l * d), trial_zeros(l * d),
+                           trial_zeros(l * e)};
+    const struct naive_attention head = {
+        .kind = shape->kind,
+        .kernel = shape->kernel,
+        .causal = shape->causal,
+        .epsilon = op.epsilon,
+        .length = l,
+        .dim = d,
+        .width = e,
+        .features = shape->features,
+        .projection = projection,
+        .q = q,
+        .k = k,
+        .v = v,
+        .key_mask = heads->key_mask ? heads->key_mask + b * l : NULL,
+    };
+    naive_attention(&head, expected[0]);
+    naive_attention_backward(&head, g, expected[1], expected[2], expected[3]);
+
+    outcome_add(outcome, "out", l * e, rows_of(op.out, b, h, l, e), expected[0]);
+    for (int part = 0; part < 3; part++) {
+        static const char *const names[] = {"dq", "dk", "dv"};
+        const int64_t width = part == 2 ? e : d;
+        outcome_add(outcome, names[part], l * width,
+                    rows_of(part_view(shape, heads->dqkv, part), b, h, l, width),
+                    expected[part + 1]);
+        outcome->part[part + 1].least_norm = 0.05 * trial_norm(expected[3], l * e);
+    }
+    free(q), free(k), free(v), free(g), free(projection);
+}
+
+static void shape_text(const struct shape *shape, char *text, size_t size)
+{
+    snprintf(text, size, "%s %s %s B %d H %d L %d d %d e %d m %d mask %d x %g",
+             attention_kind_text(shape->kind), attention_kernel_text(shape->kernel),
+             shape->causal ? "causal" : "bidirectional", (int)shape->batch, (int)shape->heads,
+             (int)shape->length, (int)shape->dim, (int)shape->width, (int)shape->features,
+             shape->mask, shape->scale);
+}
+
+/* The first and the last head: between them every stride counts. */
+static void heads_hold(const struct heads *heads, const char *backend, double tolerance)
+{
+    const struct shape *shape = heads->shape;
+    char text[160];
+    shape_text(shape, text, sizeof text);
+    for (int end = 0; end < 2; end++) {
+        struct outcome outcome = {0};
+        head_outcome(heads, end * (shape->batch - 1), end * (shape->heads - 1), &outcome);
+        for (int i = 0; i < outcome.parts; i++) {
+            const double error = part_error(&outcome.part[i]);
+            cr_expect(error <= tolerance, "%s %s: %s is off by %.3g", backend, text,
+                      outcome.part[i].name, error);
+        }
+        outcome_free(&outcome);
+    }
+}
+
+static void shape_hold(const struct backend *backend, const struct shape *shape, double tolerance)
+{
+    struct heads single = heads_new(shape);
+    heads_run(&single, backend, 1);
+    heads_hold(&single, backend->name, tolerance);
+    for (int threads = 2; threads <= 3; threads++) {
+        struct heads other = heads_new(shape);
+        heads_run(&other, backend, threads);
+        const bool same =
+            memcmp(single.out, other.out, (size_t)out_count(shape) * sizeof(float)) == 0 &&
+            memcmp(single.dqkv, other.dqkv, (size_t)qkv_count(shape) * sizeof(float)) == 0;
+        char text[160];
+        shape_text(shape, text, sizeof text);
+        cr_expect(same, "%s %s: other bits with %d threads", backend->name, text, threads);
+        heads_free(&other);
+    }
+    heads_free(&single);
+}
+
+typedef void shape_check(const struct backend *backend, const struct shape *shape);
+
+/* favor with each kernel, softmax and identity, both directions. */
+static void every_kind(struct shape shape, shape_check *check)
+{
+    static const struct {
+        enum attention_kind kind;
+        enum attention_kernel kernel;
+    } kinds[] = {{ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE},
+                 {ATTENTION_FAVOR, KERNEL_RELU},
+                 {ATTENTION_SOFTMAX, KERNEL_SOFTMAX_POSITIVE},
+                 {ATTENTION_IDENTITY, KERNEL_SOFTMAX_POSITIVE}};
+
+    for (const struct backend *const *backend = trial_backends(); *backend; backend++) {
+        for (int i = 0; i < 8; i++) {
+            shape.kind = kinds[i / 2].kind;
+            shape.kernel = kinds[i / 2].kernel;
+            shape.causal = i % 2;
+            check(*backend, &shape);
+        }
+    }
+}
+
+static void hold(const struct backend *backend, const struct shape *shape)
+{
+    shape_hold(backend, shape, TOLERANCE);
+}
+
+Test(attention, lengths_around_block_edges)
+{
+    static const int64_t lengths[] = {1, 2, 3, 31, 63, 64, 65, 127, 128, 129, 257};
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
+        every_kind((struct shape){.batch = 1,
+                                  .heads = 2,
+                                  .length = lengths[i],
+                                  .dim = 16,
+                                  .width = 16,
+                                  .features = 37,
+                                  .scale = 1},
+                   hold);
+}
+
+/* m = 1 is not among them: its dq is 0, computed as a difference of two equal
+ * terms over a φ as small as ε, so a float has no digits to show there. */
+Test(attention, head_widths_and_features_of_any_size)
+{
+    static const struct {
+        int64_t dim, width, features;
+    } sizes[] = {{1, 1, 7},    {8, 12, 32},   {9, 5, 3},      {24, 24, 41},
+                 {40, 33, 64}, {64, 64, 256}, {100, 99, 101}, {128, 128, 33}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        every_kind((struct shape){.batch = 2,
+                                  .heads = 3,
+                                  .length = 70,
+                                  .dim = sizes[i].dim,
+                                  .width = sizes[i].width,
+                                  .features = sizes[i].features,
+                                  .scale = 0.7},
+                   hold);
+}
+
+Test(attention, masks)
+{
+    static const int64_t lengths[] = {1, 5, 64, 130};
+    for (enum mask mask = MASK_PADDING; mask <= MASK_ALL; mask++)
+        for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++)
+            every_kind((struct shape){.batch = 2,
+                                      .heads = 2,
+                                      .length = lengths[i],
+                                      .dim = 16,
+                                      .width = 12,
+                                      .features = 37,
+                                      .mask = mask,
+                                      .scale = 1},
+                       hold);
+}
+
+/* ---- what must hold whatever the numbers ---- */
+
+static struct shape plain(double scale)
+{
+    return (struct shape){.batch = 1,
+                          .heads = 2,
+                          .length = 150,
+                          .dim = 16,
+                          .width = 16,
+                          .features = 37,
+                          .scale = scale};
+}
+
+static bool all_finite(const float *values, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (!isfinite(values[i])) return false;
+    return true;
+}
+
+static void stays_finite(const struct backend *backend, const struct shape *shape)
+{
+    char text[160];
+    struct heads heads = heads_new(shape);
+    shape_text(shape, text, sizeof text);
+    heads_run(&heads, backend, 2);
+    cr_expect(all_finite(heads.out, out_count(shape)), "%s %s: out", backend->name, text);
+    cr_expect(all_finite(heads.dqkv, qkv_count(shape)), "%s %s: gradients", backend->name, text);
+    heads_free(&heads);
+}
+
+Test(attention, large_norms_stay_finite)
+{
+    static const double scales[] = {3, 10, 30, 100};
+    for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++)
+        every_kind(plain(scales[i]), stays_finite);
+}
+
+/* Norms that rise along the row: the running shift
+ * must be carried many times, and by large factors. */
+static void rising(const struct backend *backend, const struct shape *shape)
+{
+    struct heads heads = heads_new(shape);
+    for (int64_t i = 0; i < qkv_count(shape); i++)
+        heads.qkv[i] *= (float)(i / row_width(shape)) / (float)shape->length;
+    heads_run(&heads, backend, 1);
+    heads_hold(&heads, backend->name, TOLERANCE);
+    heads_free(&heads);
+}
+
+Test(attention, running_shift_is_carried)
+{
+    every_kind(plain(2), rising);
+}
+
+static void sums_to_one(const struct backend *backend, const struct shape *shape)
+{
+    struct heads heads = heads_new(shape);
+    for (int64_t r = 0; r < shape->length; r++)
+        for (int64_t i = 0; i < shape->heads * shape->width; i++)
+            heads.qkv[r * row_width(shape) + 2 * shape->heads * shape->dim + i] = 1;
+    heads_run(&heads, backend, 1);
+    for (int64_t i = 0; i < out_count(shape); i++)
+        cr_expect(fabsf(heads.out[i] - 1) < 1e-5, "%s: %g", backend->name, heads.out[i]);
+    heads_free(&heads);
+}
+
+Test(attention, weights_of_a_query_sum_to_one)
+{
+    every_kind(plain(1), sums_to_one);
+}
+
+/* Rows 0 ... t-1 of `a` and `b`, relative to the norm of `a`. */
+static double rows_difference(const struct shape *shape, const float *a, const float *b,
+                              int64_t rows)
+{
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < rows * shape->heads * shape->width; i++) {
+        difference = hypot(difference, (double)a[i] - b[i]);
+        norm = hypot(norm, a[i]);
+    }
+    return difference / norm;
+}
+
+/* Large numbers after row t: whoever lets them through
+ * shows it, by a shift, a block or a mask too wide. */
+static void no_leak(const struct backend *backend, const struct shape *shape)
+{
+    static const int64_t firsts[] = {1, 63, 64, 100, 149};
+    if (!shape->causal) return;
+    struct heads before = heads_new(shape);
+    heads_run(&before, backend, 1);
+    for (size_t i = 0; i < sizeof firsts / sizeof firsts[0]; i++) {
+        struct heads after = heads_new(shape);
+        for (int64_t at = firsts[i] * row_width(shape); at < qkv_count(shape); at++)
+            after.qkv[at] = 5 * after.qkv[at] + 1;
+        heads_run(&after, backend, 1);
+        const double leak = rows_difference(shape, before.out, after.out, firsts[i]);
+        cr_expect(leak < 1e-6, "%s kind %d kernel %d: row %d leaks %.3g", backend->name,
+                  shape->kind, shape->kernel, (int)firsts[i], leak);
+        cr_expect(rows_difference(shape, before.out, after.out, shape->length) > 1e-3);
+        heads_free(&after);
+    }
+    heads_free(&before);
+}
+
+Test(attention, later_tokens_do_not_leak)
+{
+    every_kind(plain(1), no_leak);
+}
+
+/* A padded row gives what the short row gives, whatever stands in the padding. */
+static void padding_is_nothing(const struct backend *backend, const struct shape *shape)
+{
+    if (shape->kind == ATTENTION_IDENTITY) return;
+    struct shape longer = *shape, shorter = *shape;
+    longer.mask = MASK_PADDING;
+    shorter.length = shape->length - shape->length / 3;
+    struct heads padded = heads_new(&longer), exact = heads_new(&shorter);
+    memcpy(exact.qkv, padded.qkv, (size_t)qkv_count(&shorter) * sizeof(float));
+    memcpy(exact.dout, padded.dout, (size_t)out_count(&shorter) * sizeof(float));
+    memset(padded.dout + out_count(&shorter), 0,
+           (size_t)(out_count(&longer) - out_count(&shorter)) * sizeof(float));
+    for (int64_t i = qkv_count(&shorter); i < qkv_count(&longer); i++) padded.qkv[i] *= 4;
+    heads_run(&padded, backend, 1);
+    heads_run(&exact, backend, 1);
+    const double difference = rows_difference(shape, exact.out, padded.out, shorter.length);
+    cr_expect(difference < 1e-6, "%s kind %d: %.3g", backend->name, shape->kind, difference);
+
+    double gradients = 0, norm = 0;
+    for (int64_t i = 0; i < qkv_count(&shorter); i++) {
+        gradients = hypot(gradients, (double)exact.dqkv[i] - padded.dqkv[i]);
+        norm = hypot(norm, exact.dqkv[i]);
+    }
+    cr_expect(gradients < 2e-6 * norm, "%s kind %d: gradients %.3g", backend->name, shape->kind,
+              gradients / norm);
+    heads_free(&padded);
+    heads_free(&exact);
+}
+
+Test(attention, padding_is_nothing)
+{
+    every_kind(plain(1), padding_is_nothing);
+}
+
+/* ---- what is refused ---- */
+
+Test(attention, what_is_not_built_is_refused_by_name)
+{
+    for (const struct backend *const *backend = trial_backends(); *backend; backend++) {
+        const char *why = NULL;
+        struct attention op = {.kind = ATTENTION_LINFORMER};
+        cr_expect_not((*backend)->attention_supported(&op, &why));
+        cr_expect_str_eq(why, "attention linformer is not built yet");
+        op = (struct attention){.kind = ATTENTION_FAVOR, .kernel = KERNEL_COS};
+        cr_expect_not((*backend)->attention_supported(&op, &why));
+        cr_expect_str_eq(why, "kernel cos is not built yet");
+
+        why = NULL;
+        op = (struct attention){.kind = ATTENTION_SOFTMAX, .kernel = KERNEL_COS};
+        cr_expect((*backend)->attention_supported(&op, &why));
+        cr_expect_null(why);
+    }
+}

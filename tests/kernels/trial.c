@@ -1,0 +1,112 @@
+#include "tests/kernels/trial.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/projection.h"
+
+const struct backend *const *trial_backends(void)
+{
+    static const struct backend *backends[3];
+    int count = 0;
+    for (int i = 0; i < 2; i++) {
+        const struct backend *backend = backend_find(i == 0 ? "reference" : "cpu");
+        if (backend) backends[count++] = backend;
+    }
+    return backends;
+}
+
+struct stream trial_stream(int threads, size_t scratch_bytes)
+{
+    struct stream stream = {.scratch_bytes = scratch_bytes};
+    void *scratch = NULL;
+    enum status status = team_new(threads, &stream.team);
+    int error = posix_memalign(&scratch, 64, scratch_bytes + (scratch_bytes == 0));
+    assert(status == ST_OK && error == 0);
+    memset(scratch, 0xff, scratch_bytes);
+    stream.scratch = scratch;
+    return stream;
+}
+
+void trial_stream_free(struct stream *stream)
+{
+    team_free(stream->team);
+    free(stream->scratch);
+}
+
+static void *memory_new(int64_t count, size_t size)
+{
+    void *memory = calloc((size_t)count + (count == 0), size);
+    assert(memory);
+    return memory;
+}
+
+float *trial_floats(uint32_t seed, int64_t count, double scale)
+{
+    float *values = memory_new(count, sizeof *values);
+    gaussian_fill(seed, PURPOSE_WEIGHTS, 0, count, scale, values);
+    return values;
+}
+
+float *trial_unwritten(int64_t count)
+{
+    float *values = memory_new(count, sizeof *values);
+    memset(values, 0xff, (size_t)count * sizeof *values);
+    return values;
+}
+
+float *trial_copy(const float *values, int64_t count)
+{
+    float *copy = memory_new(count, sizeof *copy);
+    memcpy(copy, values, (size_t)count * sizeof *copy);
+    return copy;
+}
+
+double *trial_zeros(int64_t count)
+{
+    return memory_new(count, sizeof(double));
+}
+
+double *trial_doubles(const float *values, int64_t count)
+{
+    if (!values) return NULL;
+    double *doubles = trial_zeros(count);
+    for (int64_t i = 0; i < count; i++) doubles[i] = values[i];
+    return doubles;
+}
+
+void outcome_add(struct outcome *outcome, const char *name, int64_t count, float *ours,
+                 double *expected)
+{
+    assert(outcome->parts < PARTS_MAX);
+    outcome->part[outcome->parts++] =
+        (struct part){.name = name, .count = count, .ours = ours, .expected = expected};
+}
+
+void outcome_free(struct outcome *outcome)
+{
+    for (int i = 0; i < outcome->parts; i++) {
+        free(outcome->part[i].ours);
+        free(outcome->part[i].expected);
+    }
+}
+
+double trial_norm(const double *values, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += values[i] * values[i];
+    return sqrt(sum);
+}
+
+double part_error(const struct part *part)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < part->count; i++) {
+        if (!isfinite(part->ours[i])) return INFINITY;
+        sum += pow(part->ours[i] - part->expected[i], 2);
+    }
+    const double norm = fmax(trial_norm(part->expected, part->count), part->least_norm);
+    return norm > 0 ? sqrt(sum) / norm : sqrt(sum);
+}
