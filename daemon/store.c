@@ -1,6 +1,7 @@
 #include "daemon/store.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <sqlite3.h>
@@ -117,6 +118,7 @@ struct metric_name {
 struct store {
     sqlite3 *db;
     sqlite3_stmt *statements[STATEMENT_COUNT];
+    int error; /* errno of the newest failure */
     bool sync_failed;
     struct metric_name *names; /* (name_count), those that are committed or about to be */
     size_t name_count;
@@ -124,21 +126,26 @@ struct store {
 
 /* ---- SQLite's codes into ours ---- */
 
-/* A full disk is SQLITE_FULL, but a file or quota limit comes as an I/O error with its errno. */
-static enum status status_of_io(sqlite3 *db)
+/* What errno was when SQLite failed: it keeps the number itself, but not that of a failed COMMIT. */
+static int system_error(const struct store *store)
 {
-    int error = sqlite3_system_errno(db);
-    enum status status = error != 0 ? status_from_errno(error) : ST_IO;
+    return store->error != 0 ? store->error : sqlite3_system_errno(store->db);
+}
+
+/* A full disk is SQLITE_FULL, but a quota or a limit on file size comes as an I/O error. */
+static enum status status_of_io(const struct store *store)
+{
+    enum status status = status_from_errno(system_error(store));
     return status == ST_SYSTEM || status == ST_NOT_FOUND ? ST_IO : status;
 }
 
-static enum status status_of(sqlite3 *db)
+static enum status status_of(const struct store *store)
 {
-    switch (sqlite3_errcode(db) & 0xFF) {
+    switch (sqlite3_errcode(store->db) & 0xFF) {
     case SQLITE_FULL:
         return ST_NO_SPACE;
     case SQLITE_IOERR:
-        return status_of_io(db);
+        return status_of_io(store);
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
         return ST_CORRUPT;
@@ -152,7 +159,7 @@ static enum status status_of(sqlite3 *db)
     case SQLITE_AUTH:
         return ST_NOT_PERMITTED;
     case SQLITE_CANTOPEN:
-        return status_of_io(db);
+        return status_of_io(store);
     case SQLITE_TOOBIG:
         return ST_TOO_LARGE;
     default:
@@ -160,15 +167,21 @@ static enum status status_of(sqlite3 *db)
     }
 }
 
-static enum status fault_of(sqlite3 *db, struct fault *fault)
+static enum status fault_of(const struct store *store, struct fault *fault)
 {
-    enum status status = status_of(db);
-    int error = sqlite3_system_errno(db);
-    bool io = (sqlite3_errcode(db) & 0xFF) == SQLITE_IOERR ||
-              (sqlite3_errcode(db) & 0xFF) == SQLITE_CANTOPEN;
-    if (io && error != 0)
-        return fault_set(fault, status, "%s: %s", sqlite3_errmsg(db), strerror(error));
-    return fault_set(fault, status, "%s", sqlite3_errmsg(db));
+    enum status status = status_of(store);
+    int code = sqlite3_errcode(store->db) & 0xFF, error = system_error(store);
+    if ((code == SQLITE_IOERR || code == SQLITE_CANTOPEN) && error != 0)
+        return fault_set(fault, status, "%s: %s", sqlite3_errmsg(store->db), strerror(error));
+    return fault_set(fault, status, "%s", sqlite3_errmsg(store->db));
+}
+
+static int step(struct store *store, sqlite3_stmt *statement)
+{
+    errno = 0;
+    int code = sqlite3_step(statement);
+    store->error = code == SQLITE_ROW || code == SQLITE_DONE ? 0 : errno;
+    return code;
 }
 
 /* ---- values in and out ---- */
@@ -250,7 +263,7 @@ static enum status begin_values(struct store *store, enum statement which,
     sqlite3_reset(prepared);
     for (size_t i = 0; i < value_count; i++)
         if (bind_value(prepared, (int)i + 1, &values[i]) != SQLITE_OK)
-            return fault_of(store->db, fault);
+            return fault_of(store, fault);
     *statement = prepared;
     return ST_OK;
 }
@@ -267,9 +280,9 @@ static void finish(sqlite3_stmt *statement)
 static bool next_row(struct store *store, sqlite3_stmt *statement, enum status *status,
                      struct fault *fault)
 {
-    int code = sqlite3_step(statement);
+    int code = step(store, statement);
     if (code == SQLITE_ROW) return true;
-    *status = code == SQLITE_DONE ? ST_OK : fault_of(store->db, fault);
+    *status = code == SQLITE_DONE ? ST_OK : fault_of(store, fault);
     finish(statement);
     return false;
 }
@@ -316,7 +329,7 @@ static enum status execute_plain(struct store *store, enum statement which, stru
 static enum status run_sql(struct store *store, const char *sql, struct fault *fault)
 {
     return sqlite3_exec(store->db, sql, NULL, NULL, NULL) == SQLITE_OK ? ST_OK
-                                                                       : fault_of(store->db, fault);
+                                                                       : fault_of(store, fault);
 }
 
 /* The first column of the first row, cut to `size`; "" without a row. */
@@ -325,10 +338,9 @@ static enum status ask_sql(struct store *store, const char *sql, char *result, s
 {
     sqlite3_stmt *statement;
     if (sqlite3_prepare_v2(store->db, sql, -1, &statement, NULL) != SQLITE_OK)
-        return fault_of(store->db, fault);
+        return fault_of(store, fault);
     int code = sqlite3_step(statement);
-    enum status status =
-        code == SQLITE_ROW || code == SQLITE_DONE ? ST_OK : fault_of(store->db, fault);
+    enum status status = code == SQLITE_ROW || code == SQLITE_DONE ? ST_OK : fault_of(store, fault);
     if (status == ST_OK)
         text_copy(result, size, code == SQLITE_ROW ? column_text(statement, 0) : "");
     sqlite3_finalize(statement);
@@ -412,7 +424,7 @@ static enum status prepare_all(struct store *store, struct fault *fault)
     for (int i = 0; i < STATEMENT_COUNT; i++)
         if (sqlite3_prepare_v3(store->db, statement_texts[i], -1, SQLITE_PREPARE_PERSISTENT,
                                &store->statements[i], NULL) != SQLITE_OK)
-            return fault_of(store->db, fault);
+            return fault_of(store, fault);
     return ST_OK;
 }
 
@@ -424,8 +436,8 @@ enum status store_open(const char *path, struct store **opened, struct fault *fa
     if (sqlite3_open_v2(path, &store->db,
                         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                         NULL) != SQLITE_OK)
-        status = store->db ? fault_of(store->db, fault)
-                           : fault_set(fault, ST_NO_MEMORY, "out of memory");
+        status =
+            store->db ? fault_of(store, fault) : fault_set(fault, ST_NO_MEMORY, "out of memory");
     if (status == ST_OK) status = configure(store, fault);
     if (status == ST_OK) status = migrate(store, fault);
     for (int i = 0; status == ST_OK && schema_vital_tables[i]; i++)
