@@ -22,7 +22,8 @@ struct tensor_entry {
     int dimensions;
     int64_t shape[TENSOR_DIMENSIONS_MAX];
     size_t bytes;
-    const void *data; /* reading: into the mapped file, read-only; writing: the caller's */
+    const void *data; /* reading: into the mapped file, read-only, not always aligned (other
+                       * writers do not care): copy it; writing: the caller's */
 };
 
 struct safetensors; /* a file opened for reading */
