@@ -1,11 +1,14 @@
 #include "daemon/endpoint.h"
 
-#include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/rep.h>
@@ -52,6 +55,7 @@ struct endpoint {
     int silent_count;
 
     atomic_uint_fast64_t rejected;
+    atomic_bool closing;
 };
 
 static enum status status_from_nng(int error)
@@ -71,6 +75,19 @@ static enum status status_from_nng(int error)
     default:
         return ST_SYSTEM;
     }
+}
+
+/*
+ * Takes the place of libc's for nng. nng 1.5 greets whoever connects; where that one has gone already the
+ * kernel says EPIPE, nng makes NNG_ECLOSED of it, and its listener takes that for its own end: it accepts nobody ever
+ * again. A connection that was reset, which is what has happened, it passes over.
+ */
+__attribute__((visibility("default"))) ssize_t sendmsg(int socket, const struct msghdr *message,
+                                                       int flags)
+{
+    ssize_t sent = syscall(SYS_sendmsg, socket, message, flags);
+    if (sent < 0 && errno == EPIPE) errno = ECONNRESET;
+    return sent;
 }
 
 /* ---- connections that have not said a word ---- */
@@ -137,13 +154,11 @@ static void exchange_moved(void *argument)
 {
     struct exchange *exchange = argument;
     int error = nng_aio_result(exchange->aio);
-    if (error == NNG_ECLOSED || error == NNG_ECANCELED) return;
+    if (error != 0 && exchange->sending) nng_msg_free(nng_aio_get_msg(exchange->aio));
+    if (atomic_load(&exchange->endpoint->closing)) return;
 
-    if (exchange->sending) {
-        if (error != 0) nng_msg_free(nng_aio_get_msg(exchange->aio)); /* the asker has gone */
-        exchange_receive(exchange);
-    } else if (error != 0) {
-        exchange_receive(exchange);
+    if (error != 0 || exchange->sending) {
+        exchange_receive(exchange); /* also where the asker has gone */
     } else {
         nng_msg *request = nng_aio_get_msg(exchange->aio);
         silent_remove(exchange->endpoint, nng_msg_get_pipe(request));
@@ -247,11 +262,6 @@ static void exchange_close(struct exchange *exchange)
 {
     nng_ctx_close(exchange->context);
     nng_aio_stop(exchange->aio); /* waits for the callback: after it nobody touches the exchange */
-    if (exchange->sending) {
-        nng_msg *unsent =
-            nng_aio_result(exchange->aio) == 0 ? NULL : nng_aio_get_msg(exchange->aio);
-        if (unsent) nng_msg_free(unsent);
-    }
     nng_aio_free(exchange->aio);
     if (exchange->request) nng_msg_free(exchange->request);
 }
@@ -269,6 +279,7 @@ static int exchanges_open(struct endpoint *endpoint)
 /* What the loop must not run: threads are stopped, the rest waits for the handle's close callback. */
 static void endpoint_halt(struct endpoint *endpoint)
 {
+    atomic_store(&endpoint->closing, true);
     for (int i = 0; i < endpoint->exchange_count; i++) exchange_close(&endpoint->exchanges[i]);
     nng_close(endpoint->socket);
 }

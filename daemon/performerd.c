@@ -196,12 +196,11 @@ static void leave_terminal(const struct daemon *daemon)
 
 static void say_ready(const struct daemon *daemon, int ready)
 {
+    if (!daemon->options->foreground) leave_terminal(daemon);
     log_info("daemon-ready", "%s, state in %s, at most %u ranks at once", daemon->url,
              daemon->directory.path, daemon->coordinator.ranks_max);
     dprintf(ready, "performerd ready %s\n", daemon->url);
-    if (daemon->options->foreground) return;
-    close(ready);
-    leave_terminal(daemon);
+    if (!daemon->options->foreground) close(ready);
 }
 
 static enum status run_until_stopped(struct daemon *daemon, int ready, struct fault *fault)
