@@ -1,0 +1,359 @@
+/*
+ * How fast attention is: forward and backward in milliseconds, GFLOP/s of its products alone, and their share of
+ * the product peak of this machine, measured in the same run. Each kind is compared with the plain reference
+ * first, and what differs is not timed.
+ */
+
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/backend.h"
+#include "kernels/peak.h"
+#include "kernels/projection.h"
+
+enum { DIM = 64, FEATURES = 256, CHECK_LENGTH = 333, CHECK_HEADS = 2 };
+
+/* Of ‖ours - reference‖ / ‖reference‖ (design: numbers). */
+static const double TOLERANCE = 2e-5;
+
+struct options {
+    const char *backend;
+    long threads, heads, repeat;
+    const char *lengths;
+};
+
+static const struct measured {
+    const char *name;
+    enum attention_kind kind;
+    enum attention_kernel kernel;
+    bool causal;
+    float epsilon;
+} measured[] = {
+    {"favor softmax-positive causal", ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE, true, 1e-6f},
+    {"favor softmax-positive", ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE, false, 1e-6f},
+    {"favor relu causal", ATTENTION_FAVOR, KERNEL_RELU, true, 1e-3f},
+    {"favor relu", ATTENTION_FAVOR, KERNEL_RELU, false, 1e-3f},
+    {"softmax causal", ATTENTION_SOFTMAX, KERNEL_SOFTMAX_POSITIVE, true, 0},
+    {"softmax", ATTENTION_SOFTMAX, KERNEL_SOFTMAX_POSITIVE, false, 0},
+    {"identity", ATTENTION_IDENTITY, KERNEL_SOFTMAX_POSITIVE, false, 0},
+};
+enum { MEASURED = sizeof measured / sizeof measured[0] };
+
+/* Ends the program where there is no memory: nothing here can go on. */
+static void *memory_new(size_t bytes)
+{
+    void *memory = aligned_alloc(64, (bytes / 64 + 1) * 64);
+    if (!memory) {
+        fprintf(stderr, "kernels-bench: no memory for %zu bytes\n", bytes);
+        exit(EXIT_FAILURE);
+    }
+    return memory;
+}
+
+enum role { Q, K, V, DOUT, INPUTS, OUT = INPUTS, DQ, DK, DV, ROLES };
+
+/* One attention with all that it reads and writes; heads lie side by side in a row, as in the model. */
+struct workload {
+    float *data[ROLES]; /* (L, H, DIM) */
+    float *projection;
+    struct attention_backward backward; /* .forward is the attention */
+    int64_t elements;
+};
+
+static struct heads_view view_of(float *data, int64_t heads)
+{
+    return (struct heads_view){data, 0, DIM, heads * DIM};
+}
+
+static struct workload workload_new(const struct measured *what, int64_t heads, int64_t length)
+{
+    struct workload w = {.elements = heads * length * DIM};
+    double *work = memory_new(FEATURES * DIM * sizeof *work);
+
+    for (int role = 0; role < ROLES; role++) {
+        w.data[role] = memory_new((size_t)w.elements * sizeof(float));
+        gaussian_fill(1, PURPOSE_WEIGHTS, (uint32_t)role, w.elements, role < INPUTS ? 1 : 0,
+                      w.data[role]);
+    }
+    w.projection = memory_new(FEATURES * DIM * sizeof(float));
+    projection_fill(&(struct projection_draw){.features = FEATURES, .dim = DIM, .orthogonal = true},
+                    work, w.projection);
+    free(work);
+    w.backward = (struct attention_backward){
+        .forward = {.kind = what->kind,
+                    .kernel = what->kernel,
+                    .causal = what->causal,
+                    .epsilon = what->epsilon,
+                    .batch = 1,
+                    .heads = heads,
+                    .length = length,
+                    .head_dim = DIM,
+                    .value_dim = DIM,
+                    .features = FEATURES,
+                    .projection = w.projection,
+                    .q = view_of(w.data[Q], heads),
+                    .k = view_of(w.data[K], heads),
+                    .v = view_of(w.data[V], heads),
+                    .out = view_of(w.data[OUT], heads)},
+        .dout = view_of(w.data[DOUT], heads),
+        .dq = view_of(w.data[DQ], heads),
+        .dk = view_of(w.data[DK], heads),
+        .dv = view_of(w.data[DV], heads),
+    };
+    return w;
+}
+
+static void workload_free(struct workload *w)
+{
+    for (int role = 0; role < ROLES; role++) free(w->data[role]);
+    free(w->projection);
+}
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+struct timing {
+    double forward, backward; /* seconds, the least of all repeats */
+};
+
+/* Runs both passes; ends the program where the backend reports an error. */
+static struct timing workload_run(const struct backend *backend, struct team *team,
+                                  struct workload *w, long repeat)
+{
+    struct attention *forward = &w->backward.forward;
+    forward->saved = memory_new(backend->attention_saved_floats(forward) * sizeof(float));
+    const int threads = team_threads(team);
+    const size_t bytes[2] = {backend->attention_scratch(forward, threads),
+                             backend->attention_backward_scratch(&w->backward, threads)};
+    const size_t most = bytes[0] > bytes[1] ? bytes[0] : bytes[1];
+    struct stream stream = {team, memory_new(most), most};
+    struct timing least = {INFINITY, INFINITY};
+
+    for (long i = 0; i < repeat; i++) {
+        const double start = seconds_now();
+        enum status status = backend->attention(&stream, forward);
+        const double middle = seconds_now();
+        if (status == ST_OK) status = backend->attention_backward(&stream, &w->backward);
+        const double end = seconds_now();
+        if (status != ST_OK) {
+            fprintf(stderr, "kernels-bench: %s: %s\n", backend->name, status_text(status));
+            exit(EXIT_FAILURE);
+        }
+        least.forward = fmin(least.forward, middle - start);
+        least.backward = fmin(least.backward, end - middle);
+    }
+    free(stream.scratch);
+    free(forward->saved);
+    return least;
+}
+
+static double distance(const float *ours, const float *reference, int64_t count)
+{
+    double off = 0, norm = 0;
+    for (int64_t i = 0; i < count; i++) {
+        off += ((double)ours[i] - reference[i]) * ((double)ours[i] - reference[i]);
+        norm += (double)reference[i] * reference[i];
+    }
+    return norm > 0 ? sqrt(off / norm) : sqrt(off);
+}
+
+/* Whether the backend agrees with the reference at a small size. */
+static bool workload_agrees(const struct backend *backend, struct team *team,
+                            const struct measured *what)
+{
+    static const char *const names[ROLES] = {[OUT] = "out", [DQ] = "dq", [DK] = "dk", [DV] = "dv"};
+    struct workload ours = workload_new(what, CHECK_HEADS, CHECK_LENGTH);
+    struct workload reference = workload_new(what, CHECK_HEADS, CHECK_LENGTH);
+    bool agrees = true;
+
+    workload_run(backend, team, &ours, 1);
+    workload_run(backend_find("reference"), team, &reference, 1);
+    for (int role = OUT; role < ROLES; role++) {
+        const double off = distance(ours.data[role], reference.data[role], ours.elements);
+        if (off <= TOLERANCE) continue;
+        fprintf(stderr, "kernels-bench: %s: %s differs from the reference by %.2g\n", what->name,
+                names[role], off);
+        agrees = false;
+    }
+    workload_free(&ours);
+    workload_free(&reference);
+    return agrees;
+}
+
+struct products {
+    double forward, backward;
+};
+
+/*
+ * GFLOP of the products that the method asks for, whatever a backend spends besides (features again in the backward
+ * pass, the masked half of a chunk): favor, per position: 2 projections, K'ᵀ [V 1] and Q' S forward; again 2 and 2 of
+ * them for each operand backward. Softmax: 2 and 5 products over the pairs that are seen.
+ */
+static struct products products_of(const struct measured *what, double heads, double length)
+{
+    const double d = DIM, m = FEATURES, pairs = length * (what->causal ? (length + 1) / 2 : length);
+    switch (what->kind) {
+    case ATTENTION_FAVOR:
+        return (struct products){1e-9 * heads * length * (4 * m * d + 4 * m * (d + 1)),
+                                 1e-9 * heads * length * (4 * m * d + 8 * m * (d + 1))};
+    case ATTENTION_SOFTMAX:
+        return (struct products){1e-9 * heads * pairs * 4 * d, 1e-9 * heads * pairs * 10 * d};
+    default:
+        return (struct products){0, 0};
+    }
+}
+
+static void row_print(const struct measured *what, int64_t heads, int64_t length,
+                      struct timing timing, double peak)
+{
+    const struct products gflop = products_of(what, (double)heads, (double)length);
+    printf("%-30s %7ld %9.2f %9.2f", what->name, (long)length, timing.forward * 1e3,
+           timing.backward * 1e3);
+    if (gflop.forward > 0)
+        printf(" %9.1f %9.1f %6.0f%% %6.0f%%", gflop.forward / timing.forward,
+               gflop.backward / timing.backward, 100 * gflop.forward / timing.forward / peak,
+               100 * gflop.backward / timing.backward / peak);
+    printf("\n");
+    fflush(stdout);
+}
+
+static bool kinds_measure(const struct options *options, const struct backend *backend,
+                          struct team *team)
+{
+    const double peak = peak_measure(team);
+    bool agree = true;
+
+    printf("%s, %s, %d threads, %ld heads of %d, %d features\nproduct peak %.1f GFLOP/s\n\n",
+           backend->description, backend_libraries(), team_threads(team), options->heads, DIM,
+           FEATURES, peak);
+    printf("%-30s %7s %9s %9s %9s %9s %7s %7s\n", "attention", "length", "fwd ms", "bwd ms",
+           "fwd GF/s", "bwd GF/s", "of peak", "of peak");
+    for (int i = 0; i < MEASURED; i++) {
+        if (!workload_agrees(backend, team, &measured[i])) {
+            agree = false;
+            continue;
+        }
+        for (const char *at = options->lengths; *at;) {
+            char *end;
+            const int64_t length = strtol(at, &end, 10);
+            struct workload w = workload_new(&measured[i], options->heads, length);
+            row_print(&measured[i], options->heads, length,
+                      workload_run(backend, team, &w, options->repeat), peak);
+            workload_free(&w);
+            at = *end ? end + 1 : end;
+        }
+    }
+    return agree;
+}
+
+static void usage(FILE *file)
+{
+    fprintf(file,
+            "usage: kernels-bench [--backend NAME] [--threads N] [--heads N] [--lengths N,N...] "
+            "[--repeat N]\n");
+}
+
+static long count_of(const char *option, const char *text)
+{
+    char *end;
+    errno = 0;
+    const long value = strtol(text, &end, 10);
+    if (errno == 0 && end != text && !*end && value >= 1 && value <= 1000000) return value;
+    fprintf(stderr, "kernels-bench: --%s: `%s` is not a number from 1 to 1000000\n", option, text);
+    exit(2);
+}
+
+/* Numbers from 1, with commas between them. */
+static bool lengths_valid(const char *text)
+{
+    for (;;) {
+        char *end;
+        const long length = strtol(text, &end, 10);
+        if (end == text || length < 1 || length > 10000000) return false;
+        if (!*end) return true;
+        if (*end != ',') return false;
+        text = end + 1;
+    }
+}
+
+static struct options options_read(int argc, char **argv)
+{
+    enum {
+        BACKEND = 'b',
+        THREADS = 't',
+        HEADS = 'h',
+        LENGTHS = 'l',
+        REPEAT = 'r',
+        HELP = '?' + 256
+    };
+    static const struct option known[] = {
+        {"backend", required_argument, NULL, BACKEND},
+        {"threads", required_argument, NULL, THREADS},
+        {"heads", required_argument, NULL, HEADS},
+        {"lengths", required_argument, NULL, LENGTHS},
+        {"repeat", required_argument, NULL, REPEAT},
+        {"help", no_argument, NULL, HELP},
+        {NULL, 0, NULL, 0},
+    };
+    struct options options = {"cpu", 2, 8, 5, "1024,4096"};
+
+    for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
+        switch (option) {
+        case BACKEND:
+            options.backend = optarg;
+            break;
+        case THREADS:
+            options.threads = count_of("threads", optarg);
+            break;
+        case HEADS:
+            options.heads = count_of("heads", optarg);
+            break;
+        case REPEAT:
+            options.repeat = count_of("repeat", optarg);
+            break;
+        case LENGTHS:
+            options.lengths = optarg;
+            break;
+        case HELP:
+            usage(stdout);
+            exit(EXIT_SUCCESS);
+        default:
+            usage(stderr);
+            exit(2);
+        }
+    }
+    if (optind < argc || !lengths_valid(options.lengths)) {
+        usage(stderr);
+        exit(2);
+    }
+    return options;
+}
+
+int main(int argc, char **argv)
+{
+    const struct options options = options_read(argc, argv);
+    const struct backend *backend = backend_find(options.backend);
+    struct team *team;
+
+    if (!backend) {
+        fprintf(stderr, "kernels-bench: no backend `%s`; there are reference and cpu\n",
+                options.backend);
+        return 2;
+    }
+    if (team_new((int)options.threads, &team) != ST_OK) {
+        fprintf(stderr, "kernels-bench: could not start %ld threads\n", options.threads);
+        return EXIT_FAILURE;
+    }
+    const bool agree = kinds_measure(&options, backend, team);
+    team_free(team);
+    return agree ? EXIT_SUCCESS : EXIT_FAILURE;
+}
