@@ -196,7 +196,6 @@ static void leave_terminal(const struct daemon *daemon)
 
 static void say_ready(const struct daemon *daemon, int ready)
 {
-    if (!daemon->options->foreground) leave_terminal(daemon);
     log_info("daemon-ready", "%s, state in %s, at most %u ranks at once", daemon->url,
              daemon->directory.path, daemon->coordinator.ranks_max);
     dprintf(ready, "performerd ready %s\n", daemon->url);
@@ -216,6 +215,7 @@ static enum status run_until_stopped(struct daemon *daemon, int ready, struct fa
             .launcher = daemon->launcher,
             .url = daemon->url,
         };
+        if (!daemon->options->foreground) leave_terminal(daemon);
         driver_start(&daemon->driver);
         tick_soon(daemon);
         say_ready(daemon, ready);
