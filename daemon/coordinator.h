@@ -43,10 +43,10 @@ enum {
  *   report         a rank tells what has happened; also one that was found in a spool file
  *   launched       the launcher of an attempt runs
  *   launch_failed  it could not be started
- *   attempt_ended  it has ended, and how. Spooled reports of that attempt are to be handed in
- * before adopted        after a restart of the daemon the launcher was found alive lost after a
- * restart neither launcher nor its end was found. Spooled reports: before tick           time has
- * passed. Decides one thing; tick again, at once, while a decision has records
+ *   attempt_ended  it has ended, and how; spooled reports of the attempt are handed in before
+ *   adopted        after a restart of the daemon the launcher was found alive
+ *   unlaunched     after a restart nothing says that the launcher ever ran; costs no budget
+ *   tick           time has passed; decides one thing: tick again while there are records
  */
 #define EVENTS(E)                         \
     E(EVENT_SUBMIT, submit)               \
@@ -56,7 +56,6 @@ enum {
     E(EVENT_LAUNCH_FAILED, launch_failed) \
     E(EVENT_ATTEMPT_ENDED, attempt_ended) \
     E(EVENT_ADOPTED, adopted)             \
-    E(EVENT_LOST, lost)                   \
     E(EVENT_UNLAUNCHED, unlaunched)       \
     E(EVENT_TICK, tick)
 
@@ -104,12 +103,6 @@ struct event_adopted {
     uint32_t attempt;
     int64_t pid;
     uint64_t pid_start_time;
-};
-
-struct event_lost {
-    uint64_t run;
-    uint32_t attempt;
-    const char *text;
 };
 
 struct event_unlaunched {
@@ -169,8 +162,9 @@ const char *coordinator_check(const struct coordinator *coordinator);
 /* The same for one run. */
 const char *coordinator_check_run(const struct coordinator *coordinator, const struct run *run);
 
-/* By number; NULL: none such. */
+/* By number, by id; NULL: none such. */
 const struct run *coordinator_run(const struct coordinator *coordinator, uint64_t number);
+const struct run *coordinator_run_by_id(const struct coordinator *coordinator, const char *id);
 
 /*
  * The run that a person means: an id, else a name that one run alone has, else the beginning of one

@@ -46,7 +46,7 @@
     Q(NAME_ID, "SELECT id FROM metric_names WHERE name = ?1")                                      \
     Q(PUT_METRIC, "INSERT INTO metrics VALUES (?1, ?2, ?3, ?4, ?5, ?6)"                            \
                   " ON CONFLICT (run, name, step) DO UPDATE SET attempt = ?4, value = ?5,"         \
-                  " time_ms = ?6 WHERE attempt <= ?4")                                             \
+                  " time_ms = ?6")                                                                 \
     Q(INSERT_ORDER, "INSERT INTO orders (id, run, kind, state, requested_ms)"                      \
                     " VALUES (?1, ?2, ?3, ?4, ?5)")                                                \
     Q(SETTLE_ORDER, "UPDATE orders SET state = ?2, step = ?3 WHERE id = ?1 AND state = ?4")        \

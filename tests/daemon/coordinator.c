@@ -64,7 +64,8 @@ LIFE(crashes_within_budget_and_backs_off, UNTIL_RUNNING, {"end CRASH", "RESTARTI
 LIFE(launch_failures_use_the_same_budget, {"tick", "STARTING", ST_OK},
      {"launch_failed", "RESTARTING", ST_OK}, {"wait 1000", "STARTING", ST_OK},
      {"launch_failed", "RESTARTING", ST_OK}, {"wait 2000", "STARTING", ST_OK},
-     {"lost", "RESTARTING", ST_OK}, {"wait 4000", "STARTING", ST_OK}, {"lost", "FAILED", ST_OK})
+     {"end LOST", "RESTARTING", ST_OK}, {"wait 4000", "STARTING", ST_OK},
+     {"end LOST", "FAILED", ST_OK})
 LIFE(a_daemon_that_died_before_launching_costs_nothing, {"tick", "STARTING", ST_OK},
      {"restart", "STARTING", ST_OK}, {"unlaunched", "RESTARTING", ST_OK},
      {"tick", "STARTING", ST_OK}, {"restart", "STARTING", ST_OK},
@@ -88,7 +89,7 @@ LIFE(a_slow_start_has_longer, {"tick", "STARTING", ST_OK}, {"launched", "STARTIN
      {"wait 180000", "STARTING", ST_OK}, {"wait 1", "UNKNOWN", ST_OK}, {"report", "RUNNING", ST_OK})
 LIFE(a_restarted_daemon_gives_a_new_lease, UNTIL_RUNNING, {"wait 29000", "RUNNING", ST_OK},
      {"restart", "RUNNING", ST_OK}, {"wait 30000", "RUNNING", ST_OK}, {"wait 1", "UNKNOWN", ST_OK},
-     {"lost", "RESTARTING", ST_OK})
+     {"end LOST", "RESTARTING", ST_OK})
 
 LIFE(cancel_queued, {"cancel", "CANCELLED", ST_OK}, {"cancel", "CANCELLED", ST_OK},
      {"kill", "CANCELLED", ST_OK}, {"tick", "CANCELLED", ST_OK})
@@ -115,7 +116,7 @@ LIFE(kill_queued, {"kill", "CANCELLED", ST_OK})
 LIFE(kill_running, UNTIL_RUNNING, {"kill", "STOPPING", ST_OK}, {"kill", "STOPPING", ST_OK},
      {"end CRASH", "CANCELLED", ST_OK})
 LIFE(kill_after_cancel, UNTIL_RUNNING, {"cancel", "STOPPING", ST_OK}, {"kill", "STOPPING", ST_OK},
-     {"lost", "CANCELLED", ST_OK})
+     {"end LOST", "CANCELLED", ST_OK})
 LIFE(kill_restarting, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
      {"kill", "CANCELLED", ST_OK})
 LIFE(kill_comes_too_late, UNTIL_RUNNING, {"kill", "STOPPING", ST_OK},
@@ -135,7 +136,7 @@ LIFE(orders_need_a_run_that_trains, {"redraw", "QUEUED", ST_REFUSED},
      {"checkpoint", "CANCELLED", ST_REFUSED})
 
 LIFE(a_stranger_event_changes_nothing, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
-     {"end CRASH", "RESTARTING", ST_OK}, {"lost", "RESTARTING", ST_OK},
+     {"end CRASH", "RESTARTING", ST_OK}, {"end LOST", "RESTARTING", ST_OK},
      {"launched", "RESTARTING", ST_OK}, {"adopted", "RESTARTING", ST_OK},
      {"unlaunched", "RESTARTING", ST_OK})
 
@@ -312,6 +313,7 @@ Test(report, of_another_attempt_is_fenced)
     report = stage_next_report(&stage, 0);
     cr_assert_not(stage_report(&stage, &report)->fenced);
     cr_assert_eq(stage_run(&stage)->state, RUN_RUNNING);
+    cr_assert_str_eq(stage_run(&stage)->reason, "");
     stage_fini(&stage);
 }
 

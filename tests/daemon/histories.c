@@ -112,7 +112,7 @@ static void happen(struct stage *stage, uint64_t *dice)
 {
     static const char *const acts[] = {
         "tick",         "wait 500",      "wait 2000",    "wait 40000", "launched",  "launched",
-        "adopted",      "launch_failed", "lost",         "unlaunched", "end CRASH", "end CRASH",
+        "adopted",      "launch_failed", "end LOST",     "unlaunched", "end CRASH", "end CRASH",
         "end FINISHED", "end CANCELLED", "end BAD_DATA", "cancel",     "kill",      "checkpoint",
         "redraw",       "redraw",        "end KILLED",
     };

@@ -138,9 +138,6 @@ static const struct answer *world(struct stage *stage, enum event_kind kind)
     case EVENT_LAUNCH_FAILED:
         event.launch_failed = (struct event_launch_failed){stage->run, attempt, "no mpirun"};
         break;
-    case EVENT_LOST:
-        event.lost = (struct event_lost){stage->run, attempt, NULL};
-        break;
     case EVENT_UNLAUNCHED:
         event.unlaunched = (struct event_unlaunched){stage->run, attempt};
         break;
@@ -154,8 +151,9 @@ static const struct {
     const char *act;
     enum event_kind kind;
 } world_acts[] = {
-    {"launched", EVENT_LAUNCHED},     {"launch_failed", EVENT_LAUNCH_FAILED},
-    {"adopted", EVENT_ADOPTED},       {"lost", EVENT_LOST},
+    {"launched", EVENT_LAUNCHED},
+    {"launch_failed", EVENT_LAUNCH_FAILED},
+    {"adopted", EVENT_ADOPTED},
     {"unlaunched", EVENT_UNLAUNCHED},
 };
 

@@ -172,7 +172,8 @@ Test(metrics, a_later_attempt_replaces_and_nan_stays_nan)
     stage_act(&stage, "end CRASH");
     stage_act(&stage, "wait 1000");
     report_steps(&stage, 4, 1, NAN);
-    report_steps(&stage, 5, 1, INFINITY);
+    report_steps(&stage, 5, 1, 7.0);
+    report_steps(&stage, 5, 1, INFINITY); /* the last word of an attempt counts too */
     struct told told = {0};
     ask(&stage, (struct metric_query){.limit = 100, .name = "loss"}, &told);
     cr_assert_eq(told.count, 5);
@@ -281,7 +282,7 @@ Test(questions, attempts_and_job)
 }
 
 struct history {
-    uint64_t newest;
+    uint64_t newest, time_ms;
     int count;
     char kinds[1000];
 };
@@ -291,6 +292,7 @@ static bool tell_event(void *context, const struct event_row *row)
     struct history *history = context;
     cr_assert_gt(row->id, history->newest);
     history->newest = row->id;
+    history->time_ms = row->time_ms;
     history->count++;
     strcat(strcat(history->kinds, row->kind), " ");
     return true;
@@ -324,6 +326,29 @@ static const struct answer *tell_notice(struct stage *stage, uint32_t rank, uint
     report.notices = notices;
     report.n_notices = 1;
     return stage_report(stage, &report);
+}
+
+Test(questions, what_waited_for_the_daemon_keeps_its_time)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    stage_act(&stage, "report");
+    static const int64_t ages_ms[] = {5000, 0, -5000}; /* of a clock that is ahead, too */
+    for (size_t i = 0; i < sizeof ages_ms / sizeof ages_ms[0]; i++) {
+        Performer__CheckpointFailed failed = PERFORMER__CHECKPOINT_FAILED__INIT;
+        Performer__Notice notice = PERFORMER__NOTICE__INIT, *notices[] = {&notice};
+        notice.time_ms = stage.wall_ms - (uint64_t)ages_ms[i];
+        notice.what_case = PERFORMER__NOTICE__WHAT_CHECKPOINT_FAILED;
+        notice.checkpoint_failed = &failed;
+        Performer__Report report = stage_next_report(&stage, 0);
+        report.notices = notices;
+        report.n_notices = 1;
+        stage_report(&stage, &report);
+        struct history history = {0};
+        cr_assert_eq(store_events(stage.store, 1, 0, 100, tell_event, &history, NULL), ST_OK);
+        cr_assert_eq(history.time_ms, stage.wall_ms - (i == 0 ? 5000 : 0));
+    }
+    stage_fini(&stage);
 }
 
 static bool tell_redraw(void *context, const struct redraw_row *row)

@@ -1,0 +1,151 @@
+/* What becomes of an attempt: it runs, is found again, or has ended. */
+
+#include <assert.h>
+#include <inttypes.h>
+#include <signal.h>
+
+#include "daemon/memory.h"
+#include "daemon/scene.h"
+
+/* NULL: the event is about an attempt that is over or another than the newest. */
+static const struct run *living_run(const struct coordinator *coordinator, uint64_t number,
+                                    uint32_t attempt)
+{
+    const struct run *run = coordinator_run(coordinator, number);
+    return run && run->attempt.number == attempt && run_attempt_lives(run) ? run : NULL;
+}
+
+static void record_launched(const struct scene *scene, int64_t pid, uint64_t pid_start_time)
+{
+    scene_record(scene, RECORD_ATTEMPT_LAUNCHED)->attempt_launched =
+        (struct record_attempt_launched){.pid = pid, .pid_start_time = pid_start_time};
+    if (scene->run->stop != STOP_KILL) return;
+    struct effect *effect = scene_effect(scene, EFFECT_SIGNAL);
+    effect->signal = SIGKILL;
+    effect->pid = pid;
+    effect->pid_start_time = pid_start_time;
+}
+
+void decide_launched(const struct scene *scene)
+{
+    const struct event_launched *launched = &scene->event->launched;
+    struct scene known = *scene;
+    known.run = living_run(scene->coordinator, launched->run, launched->attempt);
+    if (known.run) record_launched(&known, launched->pid, launched->pid_start_time);
+}
+
+void decide_adopted(const struct scene *scene)
+{
+    const struct event_adopted *adopted = &scene->event->adopted;
+    struct scene known = *scene;
+    known.run = living_run(scene->coordinator, adopted->run, adopted->attempt);
+    if (!known.run) return;
+    record_launched(&known, adopted->pid, adopted->pid_start_time);
+    scene_note(&known, NOTE_ATTEMPT_ADOPTED, run_step_now(known.run),
+               "attempt %" PRIu32 ", launcher %" PRId64 ", runs on after a restart of the daemon",
+               adopted->attempt, adopted->pid);
+}
+
+/* What a cause means in the light of what was asked for. */
+static enum attempt_cause cause_in_context(const struct run *run, enum attempt_cause cause)
+{
+    assert(cause != CAUSE_NONE);
+    if (run->stop == STOP_KILL && attempt_cause_restarts(cause)) return CAUSE_KILLED;
+    if (run->stop != STOP_KILL && cause == CAUSE_KILLED) return CAUSE_CRASH;
+    if (run->state != RUN_STOPPING && cause == CAUSE_CANCELLED) return CAUSE_CRASH;
+    return cause;
+}
+
+static enum run_state state_after(const struct run *run, enum attempt_cause cause, bool crash)
+{
+    if (cause == CAUSE_FINISHED) return RUN_SUCCEEDED;
+    if (run->stop == STOP_KILL || cause == CAUSE_CANCELLED) return RUN_CANCELLED;
+    if (run->state == RUN_STOPPING)
+        return RUN_FAILED; /* the checkpoint that cancel promises is not there */
+    if (!attempt_cause_restarts(cause)) return RUN_FAILED;
+    return crash && run->crashes >= run->facts.restart_max ? RUN_FAILED : RUN_RESTARTING;
+}
+
+static const char *end_words(const struct scene *scene, enum run_state next, bool crash,
+                             const char *text)
+{
+    const struct run *run = scene->run;
+    struct decision *decision = scene->decision;
+    if (next == RUN_SUCCEEDED)
+        return decision_format(decision, "all %" PRIu64 " steps done", run->facts.steps);
+    if (next == RUN_CANCELLED) return run->stop == STOP_KILL ? "killed" : text;
+    if (run->state == RUN_STOPPING)
+        return decision_format(decision, "it was to stop, but ended first: %s", text);
+    if (next == RUN_FAILED && crash && run->facts.restart_max > 0)
+        return decision_format(decision, "%s, and all %" PRIu32 " restarts are used up", text,
+                               run->facts.restart_max);
+    return text;
+}
+
+static struct evidence *evidence_clean(struct decision *decision, const struct evidence *evidence)
+{
+    struct evidence *clean = decision_memory(decision, sizeof *clean);
+    *clean = *evidence;
+    text_copy(clean->text, sizeof clean->text,
+              decision_clean(decision, evidence->text, sizeof clean->text - 1, false));
+    text_copy(clean->host, sizeof clean->host,
+              decision_clean(decision, evidence->host, sizeof clean->host - 1, false));
+    text_copy(clean->last_lines, sizeof clean->last_lines,
+              decision_clean(decision, evidence->last_lines, sizeof clean->last_lines - 1, true));
+    return clean;
+}
+
+/* `counts`: an end by a cause that restarts takes from the budget. */
+static void end_attempt(const struct scene *scene, const struct evidence *evidence, bool counts)
+{
+    const struct run *run = scene->run;
+    const struct evidence *clean = evidence_clean(scene->decision, evidence);
+    enum attempt_cause cause = cause_in_context(run, evidence->cause);
+    bool crash = counts && attempt_cause_restarts(cause);
+    const char *text = clean->text[0] != '\0' ? clean->text : attempt_cause_words(cause);
+    enum run_state next = state_after(run, cause, crash);
+
+    scene_record(scene, RECORD_ATTEMPT_ENDED)->attempt_ended =
+        (struct record_attempt_ended){.cause = cause, .evidence = clean, .crash = crash};
+    bool good = cause == CAUSE_FINISHED || cause == CAUSE_CANCELLED || cause == CAUSE_KILLED;
+    scene_note(scene, good ? NOTE_ATTEMPT_ENDED : NOTE_ATTEMPT_FAILED, run_step_now(run),
+               "attempt %" PRIu32 ", %s: %s", run->attempt.number, attempt_cause_name(cause), text);
+    scene_move(scene, next, end_words(scene, next, crash, text));
+}
+
+void decide_attempt_ended(const struct scene *scene)
+{
+    const struct event_attempt_ended *ended = &scene->event->attempt_ended;
+    struct scene known = *scene;
+    known.run = living_run(scene->coordinator, ended->run, ended->attempt);
+    if (known.run) end_attempt(&known, ended->evidence, true);
+}
+
+static void end_without_evidence(const struct scene *scene, uint64_t number, uint32_t attempt,
+                                 enum attempt_cause cause, const char *text, bool counts)
+{
+    struct scene known = *scene;
+    known.run = living_run(scene->coordinator, number, attempt);
+    if (!known.run) return;
+    struct evidence evidence = {.cause = cause, .first_rank = -1, .exit_code = -1};
+    text_copy(evidence.text, sizeof evidence.text, text);
+    end_attempt(&known, &evidence, counts);
+}
+
+void decide_launch_failed(const struct scene *scene)
+{
+    const struct event_launch_failed *failed = &scene->event->launch_failed;
+    end_without_evidence(scene, failed->run, failed->attempt, CAUSE_LAUNCH_FAILED, failed->text,
+                         true);
+}
+
+/* The daemon died between planning and launching: its fault, not the run's. */
+void decide_unlaunched(const struct scene *scene)
+{
+    const struct event_unlaunched *unlaunched = &scene->event->unlaunched;
+    const struct run *run = coordinator_run(scene->coordinator, unlaunched->run);
+    bool stopping = run && run->state == RUN_STOPPING;
+    end_without_evidence(scene, unlaunched->run, unlaunched->attempt,
+                         stopping ? CAUSE_CANCELLED : CAUSE_LOST,
+                         "the daemon ended before it had started this attempt", false);
+}

@@ -1,0 +1,199 @@
+/* What people want: a new run, an end, a checkpoint, a redraw. */
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/scene.h"
+
+/* ---- submit ---- */
+
+static const struct run *run_by_key(const struct coordinator *coordinator, const char *key)
+{
+    if (key[0] == '\0') return NULL;
+    for (size_t i = coordinator->run_count; i-- > 0;)
+        if (strcmp(coordinator->runs[i]->key, key) == 0) return coordinator->runs[i];
+    return NULL;
+}
+
+void decide_submit(const struct scene *scene)
+{
+    const struct event_submit *submit = &scene->event->submit;
+    const struct run_facts *facts = submit->facts;
+    const char *key = submit->key ? submit->key : "";
+    if (strlen(key) > RUN_KEY_MAX) {
+        scene_answer(scene, ST_INVALID, "the key of a submit has at most %d bytes", RUN_KEY_MAX);
+        return;
+    }
+    const struct run *earlier = run_by_key(scene->coordinator, key);
+    if (earlier) {
+        scene_answer_run(scene, earlier);
+        return;
+    }
+    if (facts->ranks > scene->coordinator->ranks_max) {
+        scene_answer(
+            scene, ST_REFUSED,
+            "the job wants %" PRIu32 " ranks and this daemon runs at most %" PRIu32
+            " at once: lower resources.ranks, or start performerd with --max-ranks %" PRIu32,
+            facts->ranks, scene->coordinator->ranks_max, facts->ranks);
+        return;
+    }
+    struct run run = {.number = scene->coordinator->run_count + 1};
+    snprintf(run.id, sizeof run.id, "r%" PRIu64, run.number);
+    struct scene made = *scene;
+    made.run = &run;
+    scene_record(&made, RECORD_RUN_SUBMITTED)->run_submitted = (struct record_run_submitted){
+        .facts = facts, .key = key, .text = submit->text, .resolved = submit->resolved};
+    scene_note(&made, NOTE_SUBMITTED, 0, "%s, %" PRIu32 " rank%s, %" PRIu64 " steps", facts->name,
+               facts->ranks, facts->ranks == 1 ? "" : "s", facts->steps);
+    struct effect *effect = scene_effect(&made, EFFECT_WRITE_JOB);
+    effect->text = submit->text;
+    effect->resolved = submit->resolved;
+    scene_answer_run(scene, &run);
+}
+
+/* ---- act ---- */
+
+static const struct order *pending_order(const struct run *run, Performer__Order__Kind kind)
+{
+    for (size_t i = 0; i < run->order_count; i++)
+        if (run->orders[i].kind == kind && run->orders[i].state == ORDER_PENDING)
+            return &run->orders[i];
+    return NULL;
+}
+
+static void request_order(const struct scene *scene, Performer__Order__Kind kind)
+{
+    uint64_t id = scene->coordinator->order_next;
+    scene_record(scene, RECORD_ORDER_REQUESTED)->order_requested =
+        (struct record_order_requested){.order = id, .kind = kind};
+    scene_note(scene, NOTE_ORDER_REQUESTED, run_step_now(scene->run), "%s, order %" PRIu64,
+               order_kind_name(kind), id);
+    scene->decision->answer.order = id;
+}
+
+static void request_stop(const struct scene *scene, enum stop stop)
+{
+    scene_record(scene, RECORD_STOP_REQUESTED)->stop_requested.stop = stop;
+}
+
+/* True where the run is over, and the answer says whether that is what was wanted. */
+static bool stop_comes_late(const struct scene *scene)
+{
+    enum run_state state = scene->run->state;
+    if (!run_state_is_final(state)) return false;
+    if (state != RUN_CANCELLED)
+        scene_answer(scene, ST_REFUSED, "%s has %s already", scene->run->id, run_state_name(state));
+    return true;
+}
+
+static void kill_attempt(const struct scene *scene)
+{
+    const struct attempt *attempt = &scene->run->attempt;
+    if (attempt->pid == 0) return; /* not launched yet: EVENT_LAUNCHED comes back to it */
+    struct effect *effect = scene_effect(scene, EFFECT_SIGNAL);
+    effect->signal = SIGKILL;
+    effect->pid = attempt->pid;
+    effect->pid_start_time = attempt->pid_start_time;
+}
+
+static bool run_waits(const struct run *run)
+{
+    return run->state == RUN_QUEUED || run->state == RUN_RESTARTING || run->state == RUN_PAUSED;
+}
+
+static void decide_cancel(const struct scene *scene)
+{
+    if (stop_comes_late(scene)) return;
+    if (run_waits(scene->run)) {
+        request_stop(scene, STOP_CANCEL);
+        scene_move(scene, RUN_CANCELLED,
+                   scene->run->attempt.number == 0
+                       ? "cancelled before it began"
+                       : "cancelled while it waited for its next attempt");
+    } else if (scene->run->state == RUN_STOPPING) {
+        const struct order *stop = pending_order(scene->run, PERFORMER__ORDER__KIND__STOP);
+        scene->decision->answer.order = stop ? stop->id : 0;
+    } else {
+        request_stop(scene, STOP_CANCEL);
+        request_order(scene, PERFORMER__ORDER__KIND__STOP);
+        scene_move(scene, RUN_STOPPING, "cancelled: it saves a checkpoint, then ends");
+    }
+}
+
+static void decide_kill(const struct scene *scene)
+{
+    if (stop_comes_late(scene)) return;
+    if (scene->run->stop != STOP_KILL) request_stop(scene, STOP_KILL);
+    if (run_waits(scene->run)) {
+        scene_move(scene, RUN_CANCELLED,
+                   scene->run->attempt.number == 0 ? "killed before it began"
+                                                   : "killed while it waited for its next attempt");
+        return;
+    }
+    if (scene->run->state != RUN_STOPPING) scene_move(scene, RUN_STOPPING, "killed");
+    kill_attempt(scene); /* once more at each kill: the first signal may have come too early */
+}
+
+/* Orders that need a training run: it must have begun, and not be ending. */
+static bool order_makes_sense(const struct scene *scene, Performer__Order__Kind kind)
+{
+    const struct run *run = scene->run;
+    const char *verb = order_kind_name(kind);
+    if (run_state_is_final(run->state))
+        scene_answer(scene, ST_REFUSED, "%s has %s already: nothing to %s", run->id,
+                     run_state_name(run->state), verb);
+    else if (run->state == RUN_STOPPING)
+        scene_answer(scene, ST_REFUSED, "%s is stopping: no %s any more", run->id, verb);
+    else if (run->attempt.number == 0)
+        scene_answer(scene, ST_REFUSED, "%s has not begun: no %s yet", run->id, verb);
+    else if (kind == PERFORMER__ORDER__KIND__REDRAW && !run->facts.features)
+        scene_answer(scene, ST_REFUSED, "the attention of %s has no random features to redraw",
+                     run->id);
+    else if (run->order_count >= RUN_ORDERS_MAX)
+        scene_answer(scene, ST_REFUSED, "%s has had %d orders, and a run takes no more", run->id,
+                     RUN_ORDERS_MAX);
+    else
+        return true;
+    return false;
+}
+
+static void decide_order(const struct scene *scene, Performer__Order__Kind kind)
+{
+    if (!order_makes_sense(scene, kind)) return;
+    const struct order *pending = pending_order(scene->run, kind);
+    if (pending && kind == PERFORMER__ORDER__KIND__CHECKPOINT)
+        scene->decision->answer.order = pending->id; /* one save serves both */
+    else
+        request_order(scene, kind);
+}
+
+void decide_act(const struct scene *scene)
+{
+    const struct event_act *act = &scene->event->act;
+    struct scene known = *scene;
+    struct fault fault;
+    enum status status = coordinator_find(scene->coordinator, act->run, &known.run, &fault);
+    if (status != ST_OK) {
+        scene_answer(scene, status, "%s", fault.text);
+        return;
+    }
+    scene_answer_run(scene, known.run);
+    switch (act->action) {
+    case PERFORMER__ACTION__ACTION_CANCEL:
+        decide_cancel(&known);
+        return;
+    case PERFORMER__ACTION__ACTION_KILL:
+        decide_kill(&known);
+        return;
+    case PERFORMER__ACTION__ACTION_CHECKPOINT:
+        decide_order(&known, PERFORMER__ORDER__KIND__CHECKPOINT);
+        return;
+    case PERFORMER__ACTION__ACTION_REDRAW:
+        decide_order(&known, PERFORMER__ORDER__KIND__REDRAW);
+        return;
+    default:
+        scene_answer(scene, ST_UNSUPPORTED, "no action has number %d", (int)act->action);
+    }
+}
