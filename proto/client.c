@@ -2,7 +2,8 @@
 
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/req.h>
-#include <stdatomic.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,13 +11,19 @@
 
 #include "proto/wire.h"
 
-enum { RECONNECT_MIN_MS = 10, RECONNECT_MAX_MS = 250 };
+enum {
+    RECONNECT_MIN_MS = 10,
+    RECONNECT_MAX_MS = 250,
+    CONNECT_MS = 100, /* how long nng is given before it is found out why it does not connect */
+};
 
 struct client {
     char *url;
     nng_socket socket;
     nng_aio *aio;
-    atomic_int pipes; /* connections that are up, by nng's callbacks */
+    pthread_mutex_t lock;
+    pthread_cond_t connected;
+    int pipes; /* connections that are up; under the lock, by nng's callbacks */
 };
 
 static enum status status_from_nng(int error)
@@ -65,7 +72,39 @@ static void pipe_changed(nng_pipe pipe, nng_pipe_ev event, void *context)
 {
     (void)pipe;
     struct client *client = context;
-    atomic_fetch_add(&client->pipes, event == NNG_PIPE_EV_ADD_POST ? 1 : -1);
+    pthread_mutex_lock(&client->lock);
+    client->pipes += event == NNG_PIPE_EV_ADD_POST ? 1 : -1;
+    pthread_cond_broadcast(&client->connected);
+    pthread_mutex_unlock(&client->lock);
+}
+
+static void lock_init(struct client *client)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&client->connected, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&client->lock, NULL);
+}
+
+static void lock_fini(struct client *client)
+{
+    pthread_cond_destroy(&client->connected);
+    pthread_mutex_destroy(&client->lock);
+}
+
+/* True as soon as a connection is up, false when none is until then. */
+static bool connected_until(struct client *client, int64_t until_ms)
+{
+    const struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
+    int error = 0;
+    pthread_mutex_lock(&client->lock);
+    while (client->pipes == 0 && error == 0)
+        error = pthread_cond_timedwait(&client->connected, &client->lock, &until);
+    bool connected = client->pipes > 0;
+    pthread_mutex_unlock(&client->lock);
+    return connected;
 }
 
 /* The limits hold for every connection that is made afterwards, so they come before the dialer. */
@@ -89,6 +128,7 @@ enum status client_open(const char *url, struct client **client, struct fault *f
 {
     struct client *opened = calloc(1, sizeof *opened);
     if (!opened) return fault_set(fault, ST_NO_MEMORY, "no memory for a connection to %s", url);
+    lock_init(opened);
     opened->url = strdup(url);
     int error = opened->url ? nng_aio_alloc(&opened->aio, NULL, NULL) : NNG_ENOMEM;
     if (error != 0) goto free_client;
@@ -105,6 +145,7 @@ close_socket:
 free_aio:
     nng_aio_free(opened->aio);
 free_client:
+    lock_fini(opened);
     free(opened->url);
     free(opened);
     return fault_set(fault, status_from_nng(error),
@@ -119,9 +160,40 @@ static int wait_for(nng_aio *aio)
     return nng_aio_result(aio);
 }
 
+/* Moves `length` bytes over a stream of nng's, to the peer or from it. */
+static int stream_move(struct client *client, nng_stream *stream,
+                       void (*move)(nng_stream *, nng_aio *), void *bytes, size_t length,
+                       int64_t deadline_ms)
+{
+    size_t moved = 0;
+    while (moved < length) {
+        nng_iov part = {.iov_buf = (char *)bytes + moved, .iov_len = length - moved};
+        nng_aio_set_iov(client->aio, 1, &part);
+        nng_aio_set_timeout(client->aio, left_ms(deadline_ms));
+        move(stream, client->aio);
+        int error = wait_for(client->aio);
+        if (error != 0) return error;
+        moved += nng_aio_count(client->aio);
+    }
+    return 0;
+}
+
+/* The handshake of a requester with a replier (SP over TCP and IPC): who hangs up within it can make nng
+ * 1.5 deaf to every later connection. */
+static int handshake(struct client *client, nng_stream *stream, int64_t deadline_ms)
+{
+    unsigned char ours[8] = {0, 'S', 'P', 0, 0, 0x30, 0, 0}, theirs[8];
+    int error = stream_move(client, stream, nng_stream_send, ours, sizeof ours, deadline_ms);
+    if (error != 0) return error;
+    error = stream_move(client, stream, nng_stream_recv, theirs, sizeof theirs, deadline_ms);
+    if (error != 0) return error;
+    const unsigned char replier[8] = {0, 'S', 'P', 0, 0, 0x31, 0, 0};
+    return memcmp(theirs, replier, sizeof theirs) == 0 ? 0 : NNG_EPROTO;
+}
+
 /*
- * Whether anybody listens there, within the time that is left. nng's own dialer tries for ever in
- * silence, so nobody could tell a daemon that is away from one that is slow.
+ * Why there is no connection, 0 where there could be one. nng's own dialer tries for ever in silence, so
+ * nobody could tell a daemon that is away from one that is slow.
  */
 static int probe(struct client *client, int64_t deadline_ms)
 {
@@ -131,9 +203,29 @@ static int probe(struct client *client, int64_t deadline_ms)
     nng_aio_set_timeout(client->aio, left_ms(deadline_ms));
     nng_stream_dialer_dial(dialer, client->aio);
     error = wait_for(client->aio);
-    if (error == 0) nng_stream_free(nng_aio_get_output(client->aio, 0));
+    if (error == 0) {
+        nng_stream *stream = nng_aio_get_output(client->aio, 0);
+        error = handshake(client, stream, deadline_ms);
+        nng_stream_free(stream);
+    }
     nng_stream_dialer_free(dialer);
     return error;
+}
+
+/* Waits for a connection; where none comes up, says why. */
+static int await_connection(struct client *client, int64_t deadline_ms)
+{
+    int64_t soon_ms = now_ms() + CONNECT_MS;
+    if (connected_until(client, soon_ms < deadline_ms ? soon_ms : deadline_ms)) return 0;
+    int error = probe(client, deadline_ms);
+    if (error != 0) return error;
+    return connected_until(client, deadline_ms) ? 0 : NNG_ETIMEDOUT;
+}
+
+static enum status silent(const struct client *client, int timeout_ms, struct fault *fault)
+{
+    return fault_set(fault, ST_TIMED_OUT, "performerd at %s did not answer within %d ms",
+                     client->url, timeout_ms);
 }
 
 static enum status unreachable(const struct client *client, int error, struct fault *fault)
@@ -144,22 +236,45 @@ static enum status unreachable(const struct client *client, int error, struct fa
                      client->url, nng_strerror(error));
 }
 
-/* Sends `*message`, which is gone afterwards, and puts the answer there. */
-static int exchange(struct client *client, nng_ctx context, int64_t deadline_ms, nng_msg **message)
+/*
+ * Gives the request to a connection. A connection that is lost just before it takes the request leaves nng
+ * waiting for another one, so it waits for short times, and looks in between whether anybody is there.
+ */
+static int deliver(struct client *client, nng_ctx context, int64_t deadline_ms, nng_msg *message)
 {
-    nng_aio_set_msg(client->aio, *message);
-    nng_aio_set_timeout(client->aio, left_ms(deadline_ms));
-    nng_ctx_send(context, client->aio);
-    int error = wait_for(client->aio);
-    if (error != 0) {
-        nng_msg_free(*message);
-        return error;
+    for (;;) {
+        int error = await_connection(client, deadline_ms);
+        if (error != 0) return error;
+        nng_duration left = left_ms(deadline_ms);
+        nng_aio_set_timeout(client->aio, left < CONNECT_MS ? left : CONNECT_MS);
+        nng_aio_set_msg(client->aio, message);
+        nng_ctx_send(context, client->aio);
+        error = wait_for(client->aio);
+        if (error != NNG_ETIMEDOUT || left <= CONNECT_MS) return error;
     }
+}
+
+/* Sends the request, which is gone afterwards, and waits for the answer. */
+static enum status exchange(struct client *client, nng_ctx context, int timeout_ms,
+                            nng_msg *request, nng_msg **answer, struct fault *fault)
+{
+    int64_t deadline_ms = now_ms() + timeout_ms;
+    int error = deliver(client, context, deadline_ms, request);
+    if (error != 0) nng_msg_free(request);
+    if (error == NNG_ETIMEDOUT) return silent(client, timeout_ms, fault);
+    if (error != 0) return unreachable(client, error, fault);
+
     nng_aio_set_timeout(client->aio, left_ms(deadline_ms));
     nng_ctx_recv(context, client->aio);
     error = wait_for(client->aio);
-    if (error == 0) *message = nng_aio_get_msg(client->aio);
-    return error;
+    if (error == NNG_ETIMEDOUT) return silent(client, timeout_ms, fault);
+    if (error != 0)
+        return fault_set(fault, status_from_nng(error),
+                         "lost performerd at %s before it answered (%s): it may or may not have "
+                         "done what was asked",
+                         client->url, nng_strerror(error));
+    *answer = nng_aio_get_msg(client->aio);
+    return ST_OK;
 }
 
 /* The request as a message of nng's. */
@@ -192,31 +307,20 @@ static enum status answer_status(const Performer__Response *response, struct fau
 enum status client_call(struct client *client, Performer__Request *request, int timeout_ms,
                         Performer__Response **response, struct fault *fault)
 {
-    int64_t deadline_ms = now_ms() + timeout_ms;
-    int error = atomic_load(&client->pipes) > 0 ? 0 : probe(client, deadline_ms);
-    if (error != 0) return unreachable(client, error, fault);
-
     nng_msg *message;
     enum status status = request_message(request, &message, fault);
     if (status != ST_OK) return status;
     /* A context for each request: when it is closed, an answer that comes too late is nobody's. */
     nng_ctx context;
-    error = nng_ctx_open(&context, client->socket);
+    int error = nng_ctx_open(&context, client->socket);
     if (error != 0) {
         nng_msg_free(message);
         return fault_set(fault, status_from_nng(error), "could not ask performerd: %s",
                          nng_strerror(error));
     }
-    error = exchange(client, context, deadline_ms, &message);
+    status = exchange(client, context, timeout_ms, message, &message, fault);
     nng_ctx_close(context);
-    if (error == NNG_ETIMEDOUT)
-        return fault_set(fault, ST_TIMED_OUT, "performerd at %s did not answer within %d ms",
-                         client->url, timeout_ms);
-    if (error != 0)
-        return fault_set(fault, status_from_nng(error),
-                         "lost performerd at %s before it answered (%s): it may or may not have "
-                         "done what was asked",
-                         client->url, nng_strerror(error));
+    if (status != ST_OK) return status;
 
     Performer__Response *answer;
     status = wire_unpack_response(nng_msg_body(message), nng_msg_len(message), &answer, fault);
@@ -236,6 +340,7 @@ void client_close(struct client *client)
     if (!client) return;
     nng_close(client->socket);
     nng_aio_free(client->aio);
+    lock_fini(client);
     free(client->url);
     free(client);
 }

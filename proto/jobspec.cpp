@@ -3,10 +3,11 @@
 #define TOML_EXCEPTIONS        0
 #define TOML_ENABLE_FORMATTERS 0
 #define TOML_MAX_NESTED_VALUES 16
+// toml++ 3.3 asserts some of what it goes on to report as an error: `[(]` would end the process.
+#define TOML_ASSERT(condition) static_assert(true)
 #include <toml++/toml.h>
 
-#include <climits>
-#include <cmath>
+#include <cctype>
 #include <cstdarg>
 #include <cstdlib>
 #include <cstring>
@@ -21,6 +22,7 @@
 #include "proto/durable.h"
 #include "proto/jobspec.h"
 #include "proto/jobspec_check.h"
+#include "proto/utf8.h"
 
 namespace
 {
@@ -201,15 +203,24 @@ class reader
     void fill();
 
   private:
-    struct found {
-        const toml::node *node = nullptr;
-        const source *from = nullptr;
+    // A misspelled name and what it was meant to be: a section, or a key of it.
+    struct guess {
+        const source *from;
+        const toml::key *key;
+        const toml::node *node;
+        int section;
+        int id;
     };
 
-    bool check_depth(const source &from);
+    bool check_line(const source &from, size_t number);
+    bool check_lines(const source &from);
     bool parse(source &from, std::string_view text, bool report);
     void walk(const source &from, const toml::table &table, int section);
     void walk_entry(const source &from, const toml::key &key, const toml::node &node, int section);
+    void walk_section(const source &from, const toml::key &key, const toml::node &node,
+                      int section);
+    void give(jobspec_key_id id, const source &from, const toml::key &key, const toml::node &node);
+    void follow_guesses();
     void report_unknown(const source &from, const toml::key &key, const toml::node &node,
                         int section);
     void report_missing(jobspec_key_id id);
@@ -227,25 +238,65 @@ class reader
     jobspec_reading &reading;
     std::string directory; // ends in '/'
     std::deque<source> sources;
-    found nodes[KEY_COUNT];
+    std::vector<guess> guesses;
+    const toml::node *nodes[KEY_COUNT] = {};
 };
 
 /* ---- texts to tables ---- */
 
-bool reader::check_depth(const source &from)
+bool reader::check_line(const source &from, size_t number)
 {
-    for (size_t number = 1; number <= from.lines.size(); number++) {
-        std::string_view line = from.line(number);
-        int dots = 0;
-        for (size_t i = 0; i < line.size(); i++) {
-            if (line[i] != '.' || ++dots <= line_dots_max) continue;
-            jobspec_place place = from.at(number, i, i + 1);
+    std::string_view line = from.line(number);
+    int dots = 0;
+    for (size_t i = 0; i < line.size();) {
+        // The text ends in NUL, so that a sequence cut off at its end is seen.
+        size_t length = utf8_length(line.data() + i);
+        jobspec_place place = from.at(number, i, i + 1);
+        if (length == 0) {
+            jobspec_report(&reading, MISTAKE_SYNTAX, &place, "here", "save the file as UTF-8",
+                           "not TOML: a byte that is no text");
+            return false;
+        }
+        if (line[i] == '.' && ++dots > line_dots_max) {
             jobspec_report(&reading, MISTAKE_TOO_DEEP, &place, "one dot too many", "",
                            "more than %d dots in one line", line_dots_max);
             return false;
         }
+        i += length;
     }
     return true;
+}
+
+bool reader::check_lines(const source &from)
+{
+    for (size_t number = 1; number <= from.lines.size(); number++)
+        if (!check_line(from, number)) return false;
+    return true;
+}
+
+// The word around or just before a place that toml++ names, which may be its first letter or its last.
+jobspec_place word_at(const source &from, const toml::source_region &region)
+{
+    jobspec_place place = from.place(region);
+    std::string_view line(place.line_text, place.line_length);
+    auto in_word = [&](size_t i) {
+        return i < line.size() && (isalnum((unsigned char)line[i]) || strchr("_-+.", line[i]));
+    };
+    size_t begin = (size_t)place.column - 1, end = begin;
+    while (begin > 0 && in_word(begin - 1)) begin--;
+    while (in_word(end)) end++;
+    return from.at((size_t)place.line, begin, end);
+}
+
+// A text without quotes is the most common mistake.
+const char *syntax_cure(const jobspec_place &place)
+{
+    std::string_view before(place.line_text, (size_t)place.column - 1);
+    size_t last = before.find_last_not_of(" \t");
+    bool value = last != std::string_view::npos && before[last] == '=';
+    bool word = place.column <= (int)place.line_length &&
+                isalpha((unsigned char)place.line_text[place.column - 1]);
+    return value && word ? "texts stand in quotes" : "";
 }
 
 bool reader::parse(source &from, std::string_view text, bool report)
@@ -257,9 +308,10 @@ bool reader::parse(source &from, std::string_view text, bool report)
     }
     if (!report) return false;
     const toml::parse_error &error = result.error();
-    jobspec_place place = from.place(error.source());
+    jobspec_place place = word_at(from, error.source());
     std::string words(error.description());
-    jobspec_report(&reading, MISTAKE_SYNTAX, &place, "here", "", "not TOML: %s", words.c_str());
+    jobspec_report(&reading, MISTAKE_SYNTAX, &place, "here", syntax_cure(place), "not TOML: %s",
+                   words.c_str());
     return false;
 }
 
@@ -273,7 +325,7 @@ void reader::report_too_large(size_t bytes)
 bool reader::read_file(std::string_view text)
 {
     source &from = sources.emplace_back(reading.path, std::string(text));
-    if (!check_depth(from) || !parse(from, from.text, true)) return false;
+    if (!check_lines(from) || !parse(from, from.text, true)) return false;
     walk(from, from.table, SECTION_COUNT);
     return true;
 }
@@ -301,7 +353,7 @@ void reader::read_override(const char *text)
                        "for example --set train.steps=100", "an override that sets no key");
         return;
     }
-    if (!check_depth(from)) return;
+    if (!check_lines(from)) return;
     if (parse(from, from.text, false)) return walk(from, from.table, SECTION_COUNT);
 
     std::string_view whole(from.text);
@@ -348,16 +400,7 @@ void reader::walk_entry(const source &from, const toml::key &key, const toml::no
     title += key.str();
     int inner = section_named(title);
     if (inner != SECTION_COUNT) {
-        jobspec_place place = from.place(key.source());
-        const toml::table *table = node.as_table();
-        if (!table) {
-            jobspec_report(&reading, MISTAKE_NOT_A_SECTION, &place, "this is a section",
-                           format("write [%s] on a line of its own", title.c_str()).c_str(),
-                           "`%s` is a section, not a key", title.c_str());
-            return;
-        }
-        if (reading.section[inner].line == 0) reading.section[inner] = place;
-        walk(from, *table, inner);
+        walk_section(from, key, node, inner);
         return;
     }
     int id = top ? KEY_COUNT : key_named(section, key.str());
@@ -365,49 +408,105 @@ void reader::walk_entry(const source &from, const toml::key &key, const toml::no
         report_unknown(from, key, node, section);
         return;
     }
+    give((jobspec_key_id)id, from, key, node);
+}
+
+void reader::give(jobspec_key_id id, const source &from, const toml::key &key,
+                  const toml::node &node)
+{
     reading.given[id] = true;
     reading.key[id] = from.place(key.source());
     reading.value[id] = from.value_place(node);
-    nodes[id] = {&node, &from};
+    nodes[id] = &node;
 }
 
-// What to write instead: a name like it here, or the same name elsewhere.
-std::string section_cure(const std::string &name)
+void reader::walk_section(const source &from, const toml::key &key, const toml::node &node,
+                          int section)
+{
+    jobspec_place place = from.place(key.source());
+    const char *title = jobspec_section_titles[section];
+    const toml::table *table = node.as_table();
+    if (!table) {
+        jobspec_report(&reading, MISTAKE_NOT_A_SECTION, &place, "this is a section",
+                       format("write [%s] on a line of its own", title).c_str(),
+                       "`%s` is a section, not a key", title);
+        return;
+    }
+    if (reading.section[section].line == 0) reading.section[section] = place;
+    walk(from, *table, section);
+}
+
+// A key or section name near to `name` where it stands; KEY_COUNT or SECTION_COUNT where none is.
+int near_section(const std::string &name)
 {
     const char *near = nearest_word(name.c_str(), jobspec_section_titles, SECTION_COUNT);
-    return near ? format("did you mean [%s]?", near) : "";
+    return near ? section_named(near) : SECTION_COUNT;
 }
 
-std::string key_cure(const std::string &name, int section)
+int near_key(const std::string &name, int section)
 {
     std::vector<const char *> here;
     for (const jobspec_key &key : jobspec_keys)
         if (key.section == section) here.push_back(key.name);
     const char *near = nearest_word(name.c_str(), here.data(), here.size());
-    if (near) return format("did you mean `%s`?", near);
+    return near ? key_named(section, near) : KEY_COUNT;
+}
+
+// Where else a key of that name is.
+std::string elsewhere(const std::string &name)
+{
     for (const jobspec_key &key : jobspec_keys)
         if (name == key.name)
             return format("`%s` is a key of [%s]", key.name, jobspec_section_titles[key.section]);
     return "";
 }
 
+// A misspelled name is taken for the one that was meant, so that one mistake is told once and what is
+// inside a misspelled section is looked at.
 void reader::report_unknown(const source &from, const toml::key &key, const toml::node &node,
                             int section)
 {
     jobspec_place place = from.place(key.source());
     std::string name(key.str());
-    if (section != SECTION_COUNT) {
-        const char *title = jobspec_section_titles[section];
-        jobspec_report(&reading, MISTAKE_KEY, &place, format("not a key of [%s]", title).c_str(),
-                       key_cure(name, section).c_str(), "unknown key `%s` in [%s]", name.c_str(),
-                       title);
-    } else if (node.is_table() || node.is_array_of_tables()) {
-        jobspec_report(&reading, MISTAKE_SECTION, &place, "not a section of a job file",
-                       section_cure(name).c_str(), "unknown section [%s]", name.c_str());
-    } else {
+    if (section == SECTION_COUNT && !node.is_table() && !node.is_array_of_tables()) {
         jobspec_report(&reading, MISTAKE_NO_SECTION, &place, "stands before every section",
-                       key_cure(name, section).c_str(), "the key `%s` is in no section",
-                       name.c_str());
+                       elsewhere(name).c_str(), "the key `%s` is in no section", name.c_str());
+        return;
+    }
+    if (section == SECTION_COUNT || node.is_table()) {
+        std::string prefix =
+            section == SECTION_COUNT ? "" : std::string(jobspec_section_titles[section]) + ".";
+        std::string title = prefix + name;
+        int near = near_section(title);
+        bool found = near != SECTION_COUNT;
+        jobspec_report(&reading, MISTAKE_SECTION, &place, "not a section of a job file",
+                       found ? format("did you mean [%s]?", jobspec_section_titles[near]).c_str()
+                             : "",
+                       "unknown section [%s]", title.c_str());
+        if (found && node.is_table()) guesses.push_back({&from, &key, &node, near, KEY_COUNT});
+        return;
+    }
+    int near = near_key(name, section);
+    bool found = near != KEY_COUNT;
+    const char *title = jobspec_section_titles[section];
+    jobspec_report(&reading, MISTAKE_KEY, &place, format("not a key of [%s]", title).c_str(),
+                   found ? format("did you mean `%s`?", jobspec_keys[near].name).c_str()
+                         : elsewhere(name).c_str(),
+                   "unknown key `%s` in [%s]", name.c_str(), title);
+    if (found) guesses.push_back({&from, &key, &node, section, near});
+}
+
+void reader::follow_guesses()
+{
+    // Following one may add others: a misspelled key in a misspelled section.
+    for (size_t i = 0; i < guesses.size(); i++) {
+        const guess meant = guesses[i];
+        if (meant.id == KEY_COUNT) {
+            if (reading.section[meant.section].line == 0)
+                walk_section(*meant.from, *meant.key, *meant.node, meant.section);
+        } else if (!reading.given[meant.id]) {
+            give((jobspec_key_id)meant.id, *meant.from, *meant.key, *meant.node);
+        }
     }
 }
 
@@ -571,13 +670,14 @@ void reader::report_missing(jobspec_key_id id)
 
 void reader::fill()
 {
+    follow_guesses();
     for (int i = 0; i < KEY_COUNT; i++) {
         jobspec_key_id id = (jobspec_key_id)i;
         bool required = jobspec_keys[i].default_text == jobspec_required;
         set_default(id);
         reading.good[i] = !reading.given[i] && !required;
         if (reading.given[i])
-            set_value(id, *nodes[i].node);
+            set_value(id, *nodes[i]);
         else if (required)
             report_missing(id);
     }
