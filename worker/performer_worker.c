@@ -27,7 +27,7 @@ enum {
     EXIT_STATUS = 64, /* plus the status that ended the rank */
     OVERRIDES_MAX = 64,
     PLAN_BYTES_MAX = 1 << 20,
-    LAST_WORDS_MS = 5000 /* how long the end waits for the daemon to take the last reports */
+    LAST_WORDS_MS = 3000 /* how long the end waits for the daemon to take the last reports */
 };
 
 static volatile sig_atomic_t stop_asked;
@@ -151,6 +151,7 @@ static void install_signals(void)
     sigaction(SIGTERM, &action, NULL);
     action.sa_handler = SIG_IGN;
     sigaction(SIGPIPE, &action, NULL);
+    sigaction(SIGXFSZ, &action, NULL); /* a file grown too large is an error like a full disk */
 }
 
 /* Nobody may be left to read a pipe: what this rank says goes into a file of its own, before it says anything. */

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# What performer-worker says and does when something is wrong. Usage: faults.sh WORKER
+worker=$1
+. "$(dirname "$0")/worker_trials.sh"
+
+# ---- the command line and the job file
+ends 0 "$worker" --help
+says "--job FILE"
+ends 0 "$worker" --version
+ends 2 "$worker"
+says "--job and --output are needed"
+ends 2 "$worker" --job a --output b --plan c
+ends 2 "$worker" --job a --output b c
+says "unexpected argument: c"
+ends 2 "$worker" --job a --output b --backend abacus
+says "no such backend: abacus"
+ends 2 "$worker" --layers 3
+ends 66 "$worker" --job "$work/nowhere.toml" --output "$work/x"
+says "$work/nowhere.toml"
+ends 65 alone x --set model.layres=3 --set train.batch=7
+says 'layres'
+says '2 mistakes'
+ends 66 alone x --set 'data.train="nowhere.txt"'
+says "nowhere.txt"
+ends 65 "${mpirun[@]}" -np 3 "$worker" --job "$work/job.toml" --output "$work/x"
+says "3 ranks do not divide"
+[ ! -e "$work/x/checkpoints" ] || fail "a run that could not begin left checkpoints"
+
+# ---- initial weights
+ends 0 alone donor
+donor=$work/donor/checkpoints/step-0000000040
+ends 0 alone heir --set "model.init=\"$donor/model.safetensors\"" --set train.steps=1
+ends 65 alone x --set "model.init=\"$donor/model.safetensors\"" --set model.layers=1
+says "layers.1."
+ends 65 alone x --set "model.init=\"$donor/model.safetensors\"" --set model.layers=3
+says 'there is no tensor `layers.2.'
+ends 65 alone x --set "model.init=\"$donor/model.safetensors\"" --set attention.features=25
+says "[24, 16]"
+ends 65 alone x --set "model.init=\"$donor/optimizer.safetensors\""
+says 'moment1.'
+ends 87 alone x --set "model.init=\"$work/text.txt\""
+says "text.txt"
+ends 0 alone exact --set 'attention.kind="softmax"' --set train.steps=1
+ends 0 alone performer --set "model.init=\"$work/exact/checkpoints/step-0000000001/model.safetensors\"" --set train.steps=1
+
+# ---- a run that diverges: every rank says so, and no weights of it are kept
+ends 105 "${mpirun[@]}" -np 2 "$worker" --job "$work/job.toml" --output "$work/diverged" \
+    --set optimizer.lr=1000 --set checkpoint.every=100
+says "training diverged at step"
+[ ! -e "$work/diverged/checkpoints/step-0000000040" ] || fail "diverged, and saved"
+
+# ---- a full disk: a checkpoint on the way may fail, the last one may not, and what was there stays
+expected=$(weights donor)
+ends 0 alone disk --set train.steps=10
+limited() { (
+    ulimit -f 64
+    "$@"
+); }
+ends 86 limited alone disk
+says "checkpoint-failed"
+says "step 20"
+says "the last checkpoint"
+[ "$(ls -A "$work/disk/checkpoints")" = step-0000000010 ] || fail "left: $(ls -A "$work/disk/checkpoints")"
+ends 0 alone disk
+says "resumes at step 10"
+[ "$(weights disk)" = "$expected" ] || fail "other weights after the full disk"
+
+# ---- a spoiled checkpoint is passed over; one of another job is refused
+cp -r "$work/donor" "$work/spoiled"
+printf 'x' | dd of="$work/spoiled/checkpoints/step-0000000040/model.safetensors" bs=1 seek=20000 conv=notrunc status=none
+ends 0 alone spoiled
+says "passed over $work/spoiled/checkpoints/step-0000000040"
+says "resumes at step 30"
+[ "$(weights spoiled)" = "$expected" ] || fail "other weights after a spoiled checkpoint"
+ends 65 alone donor --set job.seed=8
+says "job.seed = 7"
+ends 65 alone donor --set model.width=64
+says "resume from $donor"
+
+# ---- a rank that dies ends them all
+"${mpirun[@]}" -np 2 "$worker" --job "$work/job.toml" --output "$work/dead" --set train.steps=100000 \
+    </dev/null >"$work/log" 2>&1 &
+launcher=$!
+until grep -q '"step":3' "$work/dead/metrics.jsonl" 2>/dev/null; do sleep 0.05; done
+hit KILL "$work/dead"
+wait "$launcher" && fail "mpirun was content"
+! pgrep -f "^$worker .*$work/dead" >/dev/null || fail "a rank lives on"

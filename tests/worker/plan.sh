@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# performer-worker as a daemon's launcher starts it, with nobody at the daemon's URL: it needs none.
+# Usage: plan.sh WORKER WRITE_PLAN
+worker=$1 write_plan=$2
+. "$(dirname "$0")/worker_trials.sh"
+
+# run NAME: a run's directory
+run() {
+    mkdir -p "$work/$1"
+    cp "$work/job.toml" "$work/$1/resolved.toml"
+    sed -i "s|text.txt|$work/text.txt|" "$work/$1/resolved.toml"
+}
+
+attempt() { # NAME ATTEMPT RANKS
+    "${mpirun[@]}" -np "$3" "$worker" --plan "$work/$1/attempt-$2/plan"
+}
+
+end_of() { jq -r "$3" "$work/$1/rank-$2.end.json"; }
+
+ends 0 alone reference
+expected=$(weights reference)
+
+# ---- two ranks, no daemon: all steps, an end and a log of each, what could not be told lies in the spool
+run plain
+"$write_plan" "$work/plain" 1 nonce-1 2
+ends 0 attempt plain 1 2
+[ ! -s "$work/log" ] || fail "something was said that is not in a rank's log"
+[ "$(weights plain)" = "$expected" ] || fail "other weights under a plan"
+for rank in 0 1; do
+    [ "$(end_of plain/attempt-1 $rank '[.status, .status_code, .stopped, .step] | join(" ")')" = "ok 0 false 40" ] ||
+        fail "rank $rank: $(cat "$work/plain/attempt-1/rank-$rank.end.json")"
+    [ "$(end_of plain/attempt-1 $rank '(.pid > 1) and (.time_ms > 1e12) and (.host | length > 0)')" = true ] ||
+        fail "rank $rank does not say who it was"
+    [ -s "$work/plain/attempt-1/rank-$rank.spool" ] || fail "rank $rank: what it had to tell is lost"
+done
+grep -q "ranks 2, threads 1" "$work/plain/attempt-1/rank-0.log" || fail "rank 0 has no log"
+
+# ---- orders of earlier attempts are met again, also by an attempt that begins later
+run ordered
+"$write_plan" "$work/ordered" 1 nonce-1 2 12 23
+ends 0 attempt ordered 1 2
+ordered=$(weights ordered)
+[ "$ordered" != "$expected" ] || fail "the redraws of the plan changed nothing"
+state=$work/ordered/checkpoints/step-0000000040/state.json
+[ "$(jq -c '[.draw, (.applied | length)]' "$state")" = "[7,2]" ] || fail "$(cat "$state")"
+
+run again
+"$write_plan" "$work/again" 1 nonce-1 2 12 23
+attempt again 1 2 </dev/null >"$work/log" 2>&1 &
+launcher=$!
+until [ -e "$work/again/checkpoints/step-0000000010" ]; do sleep 0.02; done
+hit KILL "$work/again"
+wait "$launcher" && fail "a killed rank went unnoticed"
+[ ! -e "$work/again/checkpoints/step-0000000040" ] || fail "it was killed too late to prove anything"
+"$write_plan" "$work/again" 2 nonce-2 4 12 23
+ends 0 attempt again 2 4
+grep -q "resumes at step [123]0" "$work/again/attempt-2/rank-0.log" || fail "it did not resume"
+[ "$(weights again)" = "$ordered" ] || fail "a killed run met its orders elsewhere"
+
+# ---- one rank is asked to stop: both save and end at the same step
+run stopped
+"$write_plan" "$work/stopped" 1 nonce-1 2
+sed -i 's/^steps = 40/steps = 100000/' "$work/stopped/resolved.toml"
+attempt stopped 1 2 </dev/null >"$work/log" 2>&1 &
+launcher=$!
+until [ -e "$work/stopped/checkpoints/step-0000000010" ]; do sleep 0.02; done
+hit TERM "$work/stopped"
+wait "$launcher" || fail "a stop is no failure"
+step=$(end_of stopped/attempt-1 0 .step)
+[ "$(end_of stopped/attempt-1 1 '[.status, .stopped, .step] | join(" ")')" = "ok true $step" ] || fail "not stopped alike"
+[ -e "$work/stopped/checkpoints/$(printf 'step-%010d' "$step")/MANIFEST" ] || fail "stopped without a checkpoint"
+
+# ---- a newer attempt has taken over: nothing of this one appears
+run fenced
+"$write_plan" "$work/fenced" 1 nonce-1 2
+echo -n nonce-2 >"$work/fenced/fence"
+code=0
+attempt fenced 1 2 </dev/null >"$work/log" 2>&1 || code=$?
+[ "$code" -ne 0 ] || fail "an old attempt was content"
+[ "$(end_of fenced/attempt-1 0 '[.status, .step] | join(" ")')" = "fenced 10" ] || fail "not fenced"
+[ -z "$(ls -A "$work/fenced/checkpoints" 2>/dev/null)" ] || fail "an old attempt saved a checkpoint"
+
+# ---- faults are in each rank's end
+run ranks
+"$write_plan" "$work/ranks" 1 nonce-1 4
+ends 65 attempt ranks 1 2
+[[ "$(end_of ranks/attempt-1 0 .text)" == *"the plan is for 4 ranks, but 2 were started"* ]] || fail "no word of the ranks"
+
+run diverged
+"$write_plan" "$work/diverged" 1 nonce-1 2
+printf '[optimizer]\nlr = 1000\n' >>"$work/diverged/resolved.toml"
+ends 105 attempt diverged 1 2
+for rank in 0 1; do
+    [ "$(end_of diverged/attempt-1 $rank .status)" = diverged ] || fail "rank $rank does not know that the run diverged"
+done
+
+run unstartable
+"$write_plan" "$work/unstartable" 1 nonce-1 2
+mkdir "$work/unstartable/attempt-1/rank-1.log"
+code=0
+attempt unstartable 1 2 </dev/null >"$work/log" 2>&1 || code=$?
+[ "$code" -ne 0 ] || fail "a rank without a log was content"
+[[ "$(end_of unstartable/attempt-1 1 .text)" == *"could not open the log"* ]] || fail "no word of the log"
+
+ends 66 "$worker" --plan "$work/nowhere/plan"
+echo -n nonsense >"$work/plan"
+ends 87 "$worker" --plan "$work/plan"
+grep -q "is no plan of an attempt" "$work/rank-0.log" || fail "no word of the plan"
