@@ -1,24 +1,105 @@
-/* y = x wᵀ in tiles of rows and columns, each one product; what comes after it is done while its tile is in the
- * cache. */
+/*
+ * y = x wᵀ in tiles of rows and columns, each one product; what comes after it is done while its
+ * tile is in the cache. wᵀ is laid out first: a product reads it a tenth faster than w.
+ */
 
 #include "kernels/cpu/dropout_lanes.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/pieces.h"
 
-CPU_WITHOUT_SCRATCH(linear)
-CPU_WITHOUT_SCRATCH(linear_gelu)
+enum { TILE_ROWS = 128, TILE_COLUMNS = 512, TRANSPOSE_ROWS = 32 };
 
-enum { TILE_ROWS = 128, TILE_COLUMNS = 512 };
+struct task {
+    const struct linear *linear;
+    float *weight; /* (in, stride): wᵀ */
+    int64_t stride;
+    float *u;                               /* linear_gelu */
+    const struct linear_residual *residual; /* linear_residual */
+    float *tiles;                           /* (threads, TILE_ROWS, tile_stride) */
+    int64_t tile_stride;
+};
+
+/* Lays the scratch out, tiles for so many threads; returns how many floats it takes. */
+static size_t task_plan(struct task *task, const struct linear *linear, int threads, float *base)
+{
+    struct scratch scratch = {base, 0};
+    *task = (struct task){
+        .linear = linear,
+        .stride = gemm_stride(linear->out),
+        .tile_stride = gemm_stride(smaller(linear->out, TILE_COLUMNS)),
+    };
+    task->weight = scratch_take(&scratch, linear->in * task->stride);
+    task->tiles = scratch_take(&scratch, threads * TILE_ROWS * task->tile_stride);
+    return scratch.used;
+}
+
+static size_t scratch_bytes(const struct linear *linear, int threads)
+{
+    struct task task;
+    return task_plan(&task, linear, threads, NULL) * sizeof(float);
+}
+
+size_t CPU(linear_scratch)(const struct linear *arguments, int threads)
+{
+    (void)threads;
+    return scratch_bytes(arguments, 0);
+}
+
+size_t CPU(linear_gelu_scratch)(const struct linear_gelu *arguments, int threads)
+{
+    (void)threads;
+    return scratch_bytes(&arguments->linear, 0);
+}
+
+/* y may be the residual, so the product goes to a tile of the thread's own. */
+size_t CPU(linear_residual_scratch)(const struct linear_residual *arguments, int threads)
+{
+    return scratch_bytes(&arguments->linear, threads);
+}
+
+/* Four rows from `from` to four columns of `to`. */
+static void rows_transpose(const float *from, int64_t from_stride, int64_t width, float *to,
+                           int64_t to_stride)
+{
+    int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) {
+        words block[4];
+        for (int64_t j = 0; j < 4; j++) block[j] = (words)lanes_load(from + j * from_stride + i);
+        lanes_transpose(block);
+        for (int64_t j = 0; j < LANES; j++)
+            memcpy(to + (i + j) * to_stride, (const char *)&block[j % 4] + j / 4 * 16, 16);
+    }
+    for (; i < width; i++)
+        for (int64_t j = 0; j < 4; j++) to[i * to_stride + j] = from[j * from_stride + i];
+}
+
+static void weight_transpose(void *context, int64_t piece, int thread)
+{
+    const struct task *task = context;
+    const struct linear *linear = task->linear;
+    const struct range rows = piece_range(piece, TRANSPOSE_ROWS, linear->out);
+    int64_t row = rows.from;
+    (void)thread;
+    for (; row + 4 <= rows.from + rows.count; row += 4)
+        rows_transpose(linear->weight + row * linear->in, linear->in, linear->in,
+                       task->weight + row, task->stride);
+    for (; row < rows.from + rows.count; row++)
+        for (int64_t i = 0; i < linear->in; i++)
+            task->weight[i * task->stride + row] = linear->weight[row * linear->in + i];
+}
+
+static void tiles_run(struct stream *stream, struct task *task, team_body *body)
+{
+    const struct linear *linear = task->linear;
+    team_run(stream->team, pieces_of(linear->out, TRANSPOSE_ROWS), weight_transpose, task);
+    team_run(stream->team,
+             pieces_of(linear->rows, TILE_ROWS) * pieces_of(linear->out, TILE_COLUMNS), body, task);
+}
 
 struct tile {
     struct range rows, columns;
 };
-
-static int64_t tiles_of(int64_t rows, int64_t columns)
-{
-    return pieces_of(rows, TILE_ROWS) * pieces_of(columns, TILE_COLUMNS);
-}
 
 static struct tile tile_at(int64_t piece, int64_t rows, int64_t columns)
 {
@@ -27,18 +108,20 @@ static struct tile tile_at(int64_t piece, int64_t rows, int64_t columns)
                          piece_range(piece % across, TILE_COLUMNS, columns)};
 }
 
-static void tile_multiply(const struct linear *linear, struct tile tile, float *y, int64_t stride)
+static void tile_multiply(const struct task *task, struct tile tile, float *y, int64_t stride)
 {
-    gemm_nt(tile.rows.count, tile.columns.count, linear->in, 1,
-            linear->x + tile.rows.from * linear->in, linear->in,
-            linear->weight + tile.columns.from * linear->in, linear->in, 0, y, stride);
+    const struct linear *linear = task->linear;
+    gemm_nn(tile.rows.count, tile.columns.count, linear->in, 1,
+            linear->x + tile.rows.from * linear->in, linear->in, task->weight + tile.columns.from,
+            task->stride, 0, y, stride);
 }
 
 /* The product of a tile where it belongs in y (R, out). */
-static struct tile tile_multiply_into(const struct linear *linear, int64_t piece, float *y)
+static struct tile tile_multiply_into(const struct task *task, int64_t piece, float *y)
 {
+    const struct linear *linear = task->linear;
     const struct tile tile = tile_at(piece, linear->rows, linear->out);
-    tile_multiply(linear, tile, y + tile.rows.from * linear->out + tile.columns.from, linear->out);
+    tile_multiply(task, tile, y + tile.rows.from * linear->out + tile.columns.from, linear->out);
     return tile;
 }
 
@@ -50,8 +133,9 @@ static void row_add(const float *x, const float *y, float *sum, int64_t count)
 
 static void tile_linear(void *context, int64_t piece, int thread)
 {
-    const struct linear *linear = context;
-    const struct tile tile = tile_multiply_into(linear, piece, linear->y);
+    const struct task *task = context;
+    const struct linear *linear = task->linear;
+    const struct tile tile = tile_multiply_into(task, piece, linear->y);
     (void)thread;
     for (int64_t r = 0; r < tile.rows.count && linear->bias; r++) {
         float *y = linear->y + (tile.rows.from + r) * linear->out + tile.columns.from;
@@ -61,8 +145,9 @@ static void tile_linear(void *context, int64_t piece, int thread)
 
 enum status CPU(linear)(struct stream *stream, const struct linear *arguments)
 {
-    team_run(stream->team, tiles_of(arguments->rows, arguments->out), tile_linear,
-             (void *)arguments);
+    struct task task;
+    task_plan(&task, arguments, 0, stream->scratch);
+    tiles_run(stream, &task, tile_linear);
     return gemm_outcome();
 }
 
@@ -85,49 +170,38 @@ static void row_gelu(const float *bias, float *u, float *y, int64_t count)
 
 static void tile_linear_gelu(void *context, int64_t piece, int thread)
 {
-    const struct linear_gelu *a = context;
-    const struct linear *linear = &a->linear;
-    const struct tile tile = tile_multiply_into(linear, piece, a->u);
+    const struct task *task = context;
+    const struct linear *linear = task->linear;
+    const struct tile tile = tile_multiply_into(task, piece, task->u);
     (void)thread;
     for (int64_t r = 0; r < tile.rows.count; r++) {
         const int64_t at = (tile.rows.from + r) * linear->out + tile.columns.from;
-        row_gelu(linear->bias ? linear->bias + tile.columns.from : NULL, a->u + at, linear->y + at,
-                 tile.columns.count);
+        row_gelu(linear->bias ? linear->bias + tile.columns.from : NULL, task->u + at,
+                 linear->y + at, tile.columns.count);
     }
 }
 
 enum status CPU(linear_gelu)(struct stream *stream, const struct linear_gelu *arguments)
 {
-    team_run(stream->team, tiles_of(arguments->linear.rows, arguments->linear.out),
-             tile_linear_gelu, (void *)arguments);
+    struct task task;
+    task_plan(&task, &arguments->linear, 0, stream->scratch);
+    task.u = arguments->u;
+    tiles_run(stream, &task, tile_linear_gelu);
     return gemm_outcome();
 }
 
-/* y may be the residual, so the product goes to a tile of the thread's own. */
-size_t CPU(linear_residual_scratch)(const struct linear_residual *arguments, int threads)
-{
-    const int64_t columns = smaller(arguments->linear.out, TILE_COLUMNS);
-    return (size_t)threads * scratch_floats(TILE_ROWS * gemm_stride(columns)) * sizeof(float);
-}
-
-struct residual_task {
-    const struct linear_residual *arguments;
-    float *tiles;
-};
-
 static void tile_linear_residual(void *context, int64_t piece, int thread)
 {
-    const struct residual_task *task = context;
-    const struct linear_residual *a = task->arguments;
-    const struct linear *linear = &a->linear;
+    const struct task *task = context;
+    const struct linear_residual *a = task->residual;
+    const struct linear *linear = task->linear;
     const struct tile tile = tile_at(piece, linear->rows, linear->out);
-    const int64_t stride = gemm_stride(smaller(linear->out, TILE_COLUMNS));
-    float *product = task->tiles + (size_t)thread * scratch_floats(TILE_ROWS * stride);
+    float *product = task->tiles + thread * TILE_ROWS * task->tile_stride;
 
-    tile_multiply(linear, tile, product, stride);
+    tile_multiply(task, tile, product, task->tile_stride);
     for (int64_t r = 0; r < tile.rows.count; r++) {
         const int64_t at = (tile.rows.from + r) * linear->out + tile.columns.from;
-        float *row = product + r * stride;
+        float *row = product + r * task->tile_stride;
         if (linear->bias) row_add(row, linear->bias + tile.columns.from, row, tile.columns.count);
         if (a->dropout.rate > 0) {
             const struct dropout_row dropped =
@@ -142,8 +216,9 @@ static void tile_linear_residual(void *context, int64_t piece, int thread)
 
 enum status CPU(linear_residual)(struct stream *stream, const struct linear_residual *arguments)
 {
-    struct residual_task task = {arguments, stream->scratch};
-    team_run(stream->team, tiles_of(arguments->linear.rows, arguments->linear.out),
-             tile_linear_residual, &task);
+    struct task task;
+    task_plan(&task, &arguments->linear, team_threads(stream->team), stream->scratch);
+    task.residual = arguments;
+    tiles_run(stream, &task, tile_linear_residual);
     return gemm_outcome();
 }

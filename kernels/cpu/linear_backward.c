@@ -13,7 +13,7 @@ enum {
     TILE_COLUMNS = 512,
     STRETCH = 1024,
     STRETCH_ROWS = 128, /* of a stretch, multiplied at a time */
-    BLOCK_OUT = 256,
+    BLOCK_OUT = 512,
     COPY_ROWS = 64,
     SUM_ELEMENTS = 16384,
 };
