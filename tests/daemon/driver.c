@@ -1,0 +1,294 @@
+#include "daemon/driver.h"
+
+#include <signal.h>
+
+#include "proto/durable.h"
+#include "tests/daemon/workshop.h"
+
+static struct workshop workshop;
+
+static void setup(void)
+{
+    workshop_open(&workshop);
+}
+
+static void teardown(void)
+{
+    workshop_close(&workshop);
+}
+
+TestSuite(driver, .init = setup, .fini = teardown);
+
+static const char *state_file(const char *name)
+{
+    static char path[256];
+    snprintf(path, sizeof path, "state/runs/%s", name);
+    return scratch_read(&workshop.scratch, path);
+}
+
+static void state_is(uint64_t run, enum run_state state)
+{
+    cr_assert_eq(workshop_state(&workshop, run), state, "%s",
+                 run_state_name(workshop_state(&workshop, run)));
+}
+
+static void refused(Performer__Response *response, enum status status, const char *word)
+{
+    cr_expect_eq(response->status, status, "%d: %s", response->status, response->text);
+    cr_expect_not_null(strstr(response->text, word), "%s", response->text);
+    performer__response__free_unpacked(response, NULL);
+}
+
+Test(driver, a_run_from_submit_to_success)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 2);
+    cr_assert_eq(run, 1);
+    cr_assert_str_eq(state_file("r1/job.toml"), "# as written\n");
+    cr_assert_str_eq(state_file("r1/resolved.toml"), workshop_job("one", 2, ""));
+    state_is(run, RUN_QUEUED);
+
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_STARTING);
+    cr_assert_eq(workshop.starts, 1);
+    cr_assert_eq(workshop.order.ranks, 2);
+    cr_assert_str_eq(state_file("r1/fence"), workshop.order.nonce);
+    cr_assert_eq(strlen(workshop.order.nonce), 32);
+    cr_assert_str_empty(workshop.order.earlier_directory);
+
+    char *bytes;
+    size_t length;
+    cr_assert_eq(file_read(scratch_path(&workshop.scratch, "state/runs/r1/attempt-1/plan"), 65536,
+                           &bytes, &length, NULL),
+                 ST_OK);
+    Performer__Plan *plan = performer__plan__unpack(NULL, length, (uint8_t *)bytes);
+    cr_assert_not_null(plan);
+    cr_assert_str_eq(plan->run, "r1");
+    cr_assert_str_eq(plan->url, "ipc:///nowhere");
+    cr_assert_str_eq(plan->nonce, workshop.order.nonce);
+    cr_assert_str_eq(plan->directory, workshop.order.run_directory);
+    cr_assert_eq(plan->ranks, 2);
+    performer__plan__free_unpacked(plan, NULL);
+    free(bytes);
+
+    workshop_report(&workshop, 0, 1, 5);
+    state_is(run, RUN_RUNNING);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_RUNNING);
+
+    workshop_ranks_end(&workshop, 2, ST_OK);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_SUCCEEDED);
+    driver_tick(&workshop.driver);
+    cr_assert_eq(workshop.starts, 1);
+}
+
+Test(driver, a_job_that_is_wrong_gets_its_diagnostics)
+{
+    refused(workshop_submit_text(&workshop, workshop_job("x", 3, ""), ""), ST_INVALID, "ranks");
+    refused(workshop_submit_text(&workshop, "[job", ""), ST_INVALID, "error");
+    refused(workshop_submit_text(&workshop, workshop_job("x", 8, ""), ""), ST_REFUSED,
+            "--max-ranks");
+    char *large = malloc(JOB_BYTES_MAX + 2);
+    memset(large, '#', JOB_BYTES_MAX + 1);
+    large[JOB_BYTES_MAX + 1] = '\0';
+    refused(workshop_submit_text(&workshop, large, ""), ST_TOO_LARGE, "256 KiB");
+    free(large);
+    cr_assert_eq(workshop.coordinator.run_count, 0);
+}
+
+Test(driver, a_submit_with_the_same_key_is_the_same_run)
+{
+    for (int i = 0; i < 2; i++) {
+        Performer__Response *response =
+            workshop_submit_text(&workshop, workshop_job("one", 1, ""), "key-1");
+        cr_assert_eq(response->status, ST_OK);
+        cr_assert_str_eq(response->submitted->run, "r1");
+        performer__response__free_unpacked(response, NULL);
+    }
+    cr_assert_eq(workshop.coordinator.run_count, 1);
+}
+
+Test(driver, a_directory_of_another_database_is_not_taken_over)
+{
+    scratch_mkdir(&workshop.scratch, "state/runs/r1");
+    refused(workshop_submit_text(&workshop, workshop_job("one", 1, ""), ""), ST_REFUSED,
+            "another database");
+    cr_assert_eq(workshop.coordinator.run_count, 0);
+    rmdir(scratch_path(&workshop.scratch, "state/runs/r1"));
+    cr_assert_eq(workshop_submit(&workshop, "one", 1), 1);
+}
+
+Test(driver, job_files_that_are_missing_are_written_before_the_first_attempt)
+{
+    workshop_submit(&workshop, "one", 1);
+    unlink(scratch_path(&workshop.scratch, "state/runs/r1/job.toml"));
+    unlink(scratch_path(&workshop.scratch, "state/runs/r1/resolved.toml"));
+    driver_tick(&workshop.driver);
+    cr_assert_str_eq(state_file("r1/job.toml"), "# as written\n");
+    cr_assert_str_eq(state_file("r1/resolved.toml"), workshop_job("one", 1, ""));
+    cr_assert_eq(workshop.starts, 1);
+}
+
+Test(driver, a_crash_leads_to_a_new_attempt_behind_a_new_fence)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    char first[64];
+    snprintf(first, sizeof first, "%s", workshop.order.nonce);
+    workshop_ranks_end(&workshop, 1, ST_IO);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_RESTARTING);
+    workshop.state = LAUNCHER_ALIVE;
+    for (int tries = 0; tries < 500 && workshop.starts < 2; tries++) {
+        usleep(10000);
+        driver_tick(&workshop.driver);
+    }
+    state_is(run, RUN_STARTING);
+    cr_assert_str_neq(workshop.order.nonce, first);
+    cr_assert_str_eq(state_file("r1/fence"), workshop.order.nonce);
+    cr_assert_not_null(strstr(workshop.order.attempt_directory, "/r1/attempt-2"));
+    cr_assert_not_null(strstr(workshop.order.earlier_directory, "/r1/attempt-1"));
+}
+
+Test(driver, what_ranks_could_not_deliver_is_taken_before_the_end)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 2);
+    driver_tick(&workshop.driver);
+    workshop_report(&workshop, 0, 1, 3);
+    workshop_spool(&workshop, 0, 1, 3); /* sent, but its answer was lost */
+    workshop_spool(&workshop, 0, 2, 6);
+    workshop_ranks_end(&workshop, 2, ST_OK);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_SUCCEEDED);
+    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->step, 6);
+    cr_assert_neq(
+        access(scratch_path(&workshop.scratch, "state/runs/r1/attempt-1/rank-0.spool"), F_OK), 0);
+}
+
+Test(driver, a_spool_that_cannot_be_read_is_left_for_a_person)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    scratch_write(&workshop.scratch, "state/runs/r1/attempt-1/rank-0.spool", "nonsense");
+    workshop_ranks_end(&workshop, 1, ST_OK);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_SUCCEEDED);
+    cr_assert_eq(
+        access(scratch_path(&workshop.scratch, "state/runs/r1/attempt-1/rank-0.spool"), F_OK), 0);
+}
+
+Test(driver, an_attempt_that_outlived_the_daemon_is_adopted)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    workshop_report(&workshop, 0, 1, 3);
+    workshop_restart(&workshop);
+    state_is(run, RUN_RUNNING);
+    driver_tick(&workshop.driver);
+    cr_assert_eq(workshop.starts, 1);
+    workshop_report(&workshop, 0, 2, 5);
+    workshop_ranks_end(&workshop, 1, ST_OK);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_SUCCEEDED);
+}
+
+Test(driver, an_attempt_that_ended_while_the_daemon_was_away)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    workshop_spool(&workshop, 0, 1, 9);
+    workshop_ranks_end(&workshop, 1, ST_OK);
+    workshop_restart(&workshop);
+    state_is(run, RUN_SUCCEEDED);
+    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->step, 9);
+}
+
+Test(driver, a_launcher_that_left_no_trace_is_lost)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    workshop.state = LAUNCHER_GONE;
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_RESTARTING);
+    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->attempt.cause, CAUSE_LOST);
+}
+
+Test(driver, an_attempt_not_seen_yet_has_time_to_begin)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    workshop.state = LAUNCHER_UNSEEN;
+    driver_tick(&workshop.driver);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_STARTING);
+    workshop_restart(&workshop);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_STARTING);
+}
+
+Test(driver, a_launcher_that_cannot_be_run)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    workshop.start_status = ST_NOT_FOUND;
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_RESTARTING);
+    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->attempt.cause, CAUSE_LAUNCH_FAILED);
+}
+
+Test(driver, an_earlier_attempt_that_still_lives_is_waited_for)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    workshop.start_status = ST_BUSY;
+    driver_tick(&workshop.driver);
+    driver_tick(&workshop.driver);
+    cr_assert_geq(workshop.starts, 2);
+    state_is(run, RUN_STARTING);
+    workshop.start_status = ST_OK;
+    driver_tick(&workshop.driver);
+    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->attempt.pid, 4711);
+}
+
+Test(driver, files_that_cannot_be_written_fail_the_launch)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    scratch_write(&workshop.scratch, "state/runs/r1/attempt-1", "in the way");
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_RESTARTING);
+    cr_assert_eq(workshop.starts, 0);
+}
+
+Test(driver, a_kill_is_a_signal_and_a_cancel_is_an_order)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    workshop_report(&workshop, 0, 1, 1);
+    Performer__Response *response =
+        workshop_act(&workshop, "one", PERFORMER__ACTION__ACTION_CANCEL);
+    cr_assert_eq(response->status, ST_OK);
+    cr_assert_str_eq(response->acted->run, "r1");
+    cr_assert_neq(response->acted->order, 0);
+    performer__response__free_unpacked(response, NULL);
+    cr_assert_eq(workshop.signals, 0);
+    state_is(run, RUN_STOPPING);
+
+    performer__response__free_unpacked(
+        workshop_act(&workshop, "r1", PERFORMER__ACTION__ACTION_KILL), NULL);
+    cr_assert_eq(workshop.signals, 1);
+    cr_assert_eq(workshop.last_signal, SIGKILL);
+    workshop.state = LAUNCHER_GONE;
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_CANCELLED);
+    refused(workshop_act(&workshop, "r9", PERFORMER__ACTION__ACTION_KILL), ST_NOT_FOUND, "r9");
+}
+
+Test(driver, an_unknown_run_s_report_is_refused)
+{
+    Performer__Request request = PERFORMER__REQUEST__INIT;
+    Performer__Report report = PERFORMER__REPORT__INIT;
+    report.run = "r5";
+    request.body_case = PERFORMER__REQUEST__BODY_REPORT;
+    request.report = &report;
+    refused(driver_answer(&workshop.driver, &request), ST_NOT_FOUND, "r5");
+    request.body_case = PERFORMER__REQUEST__BODY_PING;
+    request.ping = NULL;
+    refused(driver_answer(&workshop.driver, &request), ST_UNSUPPORTED, "changes nothing");
+}
