@@ -38,9 +38,8 @@ static void print_run(const Performer__RunSummary *run, const struct terminal *t
     printf("ended      %s\n", date_text(run->ended_ms).text);
     printf("directory  %s\n", run->directory);
     for (size_t i = 0; i < run->n_latest; i++)
-        printf("%s%s %s", i == 0 ? "latest     " : "  ", run->latest[i]->name,
+        printf("%-10s %s %s\n", i == 0 ? "latest" : "", run->latest[i]->name,
                value_text(run->latest[i]->value).text);
-    if (run->n_latest > 0) putchar('\n');
 }
 
 /* ---- attempts ---- */
@@ -95,7 +94,8 @@ static void print_ranks(const Performer__RunDetail *detail, const struct termina
         table_cell(&table, STYLE_PLAIN, "%llu", ull(rank->pid));
         table_cell(&table, STYLE_PLAIN, "%s", rank->phase);
         table_cell(&table, STYLE_PLAIN, "%llu", ull(rank->step));
-        table_cell(&table, STYLE_PLAIN, "%s", span_text(rank->step_ms).text);
+        table_cell(&table, STYLE_PLAIN, "%s",
+                   rank->step_ms > 0 ? span_text(rank->step_ms).text : "-");
         table_cell(&table, STYLE_PLAIN, "%s ago", duration_text((int64_t)rank->heard_ms).text);
     }
     table_print(&table, stdout, terminal);

@@ -141,7 +141,7 @@ static void put_times(const struct frame_view *view, struct screen *screen)
                     clock_text(view->now_ms + (uint64_t)eta_ms).text);
     }
     if (is_final(run)) screen_item(screen, 0, STYLE_DIM, "ended %s", date_text(run->ended_ms).text);
-    if (run->reason[0] != '\0')
+    if (run->reason[0] != '\0' && strcmp(run->state, "RUNNING") != 0)
         screen_item(screen, 0, is_final(run) ? style_of_state(run->state) : STYLE_WARN, "%s",
                     run->reason);
 }
@@ -225,6 +225,7 @@ static void put_speed(const Performer__RunSummary *run, struct screen *screen)
 {
     double speed = latest_metric(run, "tokens_per_second"), step = latest_metric(run, "step_ms");
     double lr = latest_metric(run, "lr"), norm = latest_metric(run, "grad_norm");
+    double accuracy = latest_metric(run, "valid_accuracy");
 
     label(screen, "speed");
     if (isnan(speed) && isnan(step)) screen_put(screen, STYLE_DIM, "-");
@@ -234,6 +235,8 @@ static void put_speed(const Performer__RunSummary *run, struct screen *screen)
     if (!isnan(norm))
         screen_item(screen, LABEL, isfinite(norm) ? STYLE_PLAIN : STYLE_BAD, "grad norm %s",
                     value_text(norm).text);
+    if (isfinite(accuracy))
+        screen_item(screen, LABEL, STYLE_DIM, "valid accuracy %.1f%%", accuracy * 100);
 }
 
 /* ---- features and checkpoints ---- */
@@ -394,6 +397,15 @@ static void put_ranks(const Performer__RunDetail *detail, size_t rows, struct sc
 
 /* ---- events ---- */
 
+static enum style style_of_event(const char *kind)
+{
+    static const char *const bad[] = {"failed", "disagreed", "rejected"};
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        if (strstr(kind, bad[i])) return STYLE_BAD;
+    return strcmp(kind, "run-succeeded") == 0 ? STYLE_GOOD : STYLE_BOLD;
+}
+
 static void put_events(const struct frame_view *view, size_t rows, struct screen *screen)
 {
     size_t shown = min_size(view->event_count, rows);
@@ -403,7 +415,7 @@ static void put_events(const struct frame_view *view, size_t rows, struct screen
         const struct frame_event *event = &view->events[i];
         screen_line(screen);
         screen_put(screen, STYLE_DIM, "%s  ", clock_text(event->time_ms).text);
-        if (!narrow) screen_put(screen, STYLE_BOLD, "%-18s  ", event->kind);
+        if (!narrow) screen_put(screen, style_of_event(event->kind), "%-18s  ", event->kind);
         screen_put(screen, STYLE_PLAIN, "%s",
                    narrow || event->text[0] == '\0' ? event->kind : event->text);
     }

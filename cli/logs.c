@@ -84,7 +84,7 @@ static void take(const struct invocation *invocation, struct reading *reading,
     reading->tail_lines = 0;
     if (invocation_json(invocation))
         take_json(reading, (const char *)chunk->data.data, chunk->data.len);
-    else
+    else if (chunk->data.len > 0)
         fwrite(chunk->data.data, 1, chunk->data.len, stdout);
     fflush(stdout);
 }
@@ -96,7 +96,7 @@ static enum exit_code read_once(const struct invocation *invocation, struct read
 {
     struct remote remote;
     struct fault fault;
-    size_t length;
+    size_t length, total = 0;
 
     enum status status = remote_open(invocation, REMOTE_ANSWER_MS, &remote, &fault);
     if (status != ST_OK) return report_fault(invocation, &fault);
@@ -105,10 +105,16 @@ static enum exit_code read_once(const struct invocation *invocation, struct read
         status = ask(&remote, invocation->argument, reading, &response, &fault);
         if (status != ST_OK) break;
         length = response->log_chunk->data.len;
+        total += length;
         take(invocation, reading, response->log_chunk);
         response_free(response);
     } while (length > 0);
     if (status == ST_OK && reading->line_length > 0) put_line_json(reading);
+    if (status == ST_OK && total == 0 && reading->rank != LAUNCHER)
+        report_words(invocation,
+                     "performerctl: rank %d has written nothing; what the launcher wrote: "
+                     "performerctl logs %s --rank launcher",
+                     reading->rank, invocation->argument);
     remote_close(&remote);
     return status == ST_OK ? EXIT_CODE_OK : report_fault(invocation, &fault);
 }

@@ -1,6 +1,7 @@
 #include "cli/quantity.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -82,7 +83,8 @@ struct quantity value_text(double value)
 {
     struct quantity out;
 
-    snprintf(out.text, sizeof out.text, "%.4g", value);
+    bool whole = fabs(value) >= 1e4 && fabs(value) < 1e9; /* no exponent yet */
+    snprintf(out.text, sizeof out.text, whole ? "%.0f" : "%.4g", value);
     return out;
 }
 

@@ -24,7 +24,7 @@ struct quantity count_text(double value);
 /* "512 B" "13.2 MB" "1.04 GB", powers of 1000 */
 struct quantity bytes_text(double bytes);
 
-/* Four significant digits: "2.841" "0.001" "1.5e-05" "nan". */
+/* Four significant digits, more for whole numbers: "2.841" "0.001" "1.5e-05" "18900" "nan". */
 struct quantity value_text(double value);
 
 /* Local time: "14:03:12"; "-" for 0. */

@@ -37,7 +37,8 @@ static void run_row(struct table *table, const Performer__RunSummary *run, uint6
     table_cell(table, STYLE_PLAIN, "%llu/%llu", (unsigned long long)run->step,
                (unsigned long long)run->steps);
     table_cell(table, STYLE_PLAIN, "%s", age_text((int64_t)(now_ms - run->submitted_ms)).text);
-    table_cell(table, STYLE_DIM, "%s", run->reason);
+    bool telling = strcmp(run->state, "RUNNING") != 0;
+    table_cell(table, STYLE_DIM, "%s", telling ? run->reason : "");
 }
 
 void runs_print_table(const Performer__RunList *runs)

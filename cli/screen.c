@@ -24,6 +24,7 @@ void screen_fini(struct screen *screen)
 /* Out of memory the frame just stays shorter. */
 static void append(struct screen *screen, const char *bytes, size_t length)
 {
+    if (length == 0) return;
     if (screen->length + length > screen->capacity) {
         size_t capacity = (screen->length + length) * 2;
         char *grown = realloc(screen->bytes, capacity);
@@ -111,8 +112,9 @@ void screen_item(struct screen *screen, size_t indent, enum style style, const c
 
 void screen_print(const struct screen *screen, FILE *out)
 {
+    if (screen->length == 0) return;
     fwrite(screen->bytes, 1, screen->length, out);
-    if (screen->length > 0) fputc('\n', out);
+    fputc('\n', out);
 }
 
 /* After a line that fills its row the cursor stands on its last cell, which "clear to the end of the line"

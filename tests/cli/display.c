@@ -87,6 +87,7 @@ Test(display, numbers_have_three_digits)
     cr_assert_str_eq(bytes_text(13.2e6).text, "13.2 MB");
     cr_assert_str_eq(count_text(INFINITY).text, "-");
     cr_assert_str_eq(value_text(2.84117).text, "2.841");
+    cr_assert_str_eq(value_text(18900.1).text, "18900");
     cr_assert_str_eq(value_text(NAN).text, "nan");
 }
 

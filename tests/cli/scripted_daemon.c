@@ -18,10 +18,9 @@ struct scripted_daemon {
     char url[128];
     nng_socket socket;
     pthread_t thread;
-    atomic_uint looks;
-    unsigned submits;
-    char key[64];
-    bool same_key;
+    atomic_uint looks, submits;
+    char key[64]; /* of the first submit */
+    atomic_bool same_key;
 };
 
 enum { POINTS = 100 };

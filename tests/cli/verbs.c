@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <pty.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +30,7 @@ static void read_back(FILE *file, char text[OUTPUT_MAX])
     fclose(file);
 }
 
-static pid_t start(const char *url, const char *line, FILE *out, FILE *err)
+static _Noreturn void exec_in_child(const char *url, const char *line)
 {
     char text[512];
     char *argv[WORDS_MAX + 1] = {PERFORMERCTL};
@@ -38,15 +39,21 @@ static pid_t start(const char *url, const char *line, FILE *out, FILE *err)
     snprintf(text, sizeof text, "%s", line);
     for (char *word = strtok(text, " "); word && argc < WORDS_MAX; word = strtok(NULL, " "))
         argv[argc++] = word;
-    pid_t pid = fork();
-    if (pid != 0) return pid;
     setenv("PERFORMERD_URL", url, 1);
     setenv("LC_ALL", "C.UTF-8", 1);
+    execv(argv[0], argv);
+    _exit(99);
+}
+
+static pid_t start(const char *url, const char *line, FILE *out, FILE *err)
+{
+    pid_t pid = fork();
+
+    if (pid != 0) return pid;
     dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
     dup2(fileno(out), STDOUT_FILENO);
     dup2(fileno(err), STDERR_FILENO);
-    execv(argv[0], argv);
-    _exit(99);
+    exec_in_child(url, line);
 }
 
 static int exit_of(pid_t pid)
@@ -390,6 +397,69 @@ Test(verbs, a_piped_watch_prints_a_line_a_change_and_ends)
     cr_assert_eq(count_of(ran->out, "SUCCEEDED"), 1);
     must_say(ran->out, "12.3k tok/s");
     cr_assert_null(strchr(ran->out, '\033'));
+}
+
+/* Runs `line` in a terminal of 80 by 24 and gives all that it wrote there; types `keys` once the picture stands. */
+static int run_in_terminal(const char *url, const char *line, const char *keys,
+                           const char *no_color, char out[OUTPUT_MAX])
+{
+    struct winsize size = {.ws_col = 80, .ws_row = 24};
+    int terminal;
+    size_t used = 0;
+    bool typed = keys == NULL;
+    pid_t pid = forkpty(&terminal, NULL, NULL, &size);
+
+    if (pid == 0) {
+        setenv("TERM", "xterm", 1);
+        setenv("NO_COLOR", no_color, 1);
+        exec_in_child(url, line);
+    }
+    for (;;) {
+        ssize_t count = read(terminal, out + used, OUTPUT_MAX - 1 - used);
+        if (count <= 0) break; /* EIO: the other end is gone */
+        used += (size_t)count;
+        out[used] = '\0';
+        if (typed || !strstr(out, "q leaves")) continue;
+        cr_assert_eq(write(terminal, keys, strlen(keys)), (ssize_t)strlen(keys));
+        typed = true;
+    }
+    close(terminal);
+    return exit_of(pid);
+}
+
+#define SCREEN_TAKEN "\033[?1049h\033[?25l"
+#define SCREEN_GIVEN "\033[?25h\033[?1049l"
+
+Test(verbs, a_watch_in_a_terminal_gives_the_screen_back)
+{
+    static char out[OUTPUT_MAX];
+    struct script script = {.end_state = "FAILED", .looks = 3};
+    struct scripted_daemon *daemon = scripted_daemon_start(script);
+
+    cr_assert_eq(run_in_terminal(scripted_daemon_url(daemon), "status r1 -w 0.1", NULL, "", out),
+                 1);
+    scripted_daemon_stop(daemon);
+    must_say(out, SCREEN_TAKEN);
+    must_say(out, "\033[32m  RUNNING");
+    const char *given = strstr(out, SCREEN_GIVEN);
+    cr_assert_not_null(given);
+    must_say(given, "FAILED"); /* the summary stays on the screen */
+    must_say(given, "run r1 failed");
+}
+
+Test(verbs, q_leaves_a_watch_and_no_color_is_heeded)
+{
+    static char out[OUTPUT_MAX];
+    struct scripted_daemon *daemon = scripted_daemon_start(RUNS_ON);
+
+    cr_assert_eq(run_in_terminal(scripted_daemon_url(daemon), "status r1 -w 5", "q", "1", out), 0);
+    must_say(out, SCREEN_GIVEN);
+    cr_assert_null(strstr(out, "\033[3"), "a colour");
+    cr_assert_eq(run_in_terminal(scripted_daemon_url(daemon), "status r1 -w 5", "\003", "", out),
+                 130);
+    must_say(out, SCREEN_GIVEN);
+    must_say(out, "run r1 goes on");
+    scripted_daemon_stop(daemon);
 }
 
 /* ---- JSON ---- */
