@@ -291,7 +291,7 @@ static enum status execute_values(struct store *store, enum statement which,
                                   const struct value *values, size_t value_count,
                                   struct fault *fault)
 {
-    sqlite3_stmt *statement;
+    sqlite3_stmt *statement = NULL;
     enum status status = begin_values(store, which, values, value_count, &statement, fault);
     if (status != ST_OK) return status;
     while (next_row(store, statement, &status, fault)) continue;
@@ -336,7 +336,7 @@ static enum status run_sql(struct store *store, const char *sql, struct fault *f
 static enum status ask_sql(struct store *store, const char *sql, char *result, size_t size,
                            struct fault *fault)
 {
-    sqlite3_stmt *statement;
+    sqlite3_stmt *statement = NULL;
     if (sqlite3_prepare_v2(store->db, sql, -1, &statement, NULL) != SQLITE_OK)
         return fault_of(store, fault);
     int code = sqlite3_step(statement);
@@ -545,7 +545,7 @@ static enum status store_rank_started(struct store *store, const struct record *
 static enum status find_name(struct store *store, const char *name, int64_t *id, bool *found,
                              struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_NAME_ID, &row, fault, text(name));
     if (status != ST_OK) return status;
     *found = false;
@@ -751,7 +751,7 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
 
 static enum status load_ranks(struct store *store, struct run *run, struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status =
         begin_query(store, SQL_RANKS, &row, fault, count(run->number), count(run->attempt.number));
     if (status != ST_OK) return status;
@@ -771,7 +771,7 @@ static enum status load_ranks(struct store *store, struct run *run, struct fault
 
 static enum status load_attempt(struct store *store, struct run *run, struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_NEWEST_ATTEMPT, &row, fault, count(run->number));
     if (status != ST_OK) return status;
     struct attempt *attempt = &run->attempt;
@@ -795,7 +795,7 @@ static enum status load_attempt(struct store *store, struct run *run, struct fau
 
 static enum status load_orders(struct store *store, struct run *run, struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_ORDERS, &row, fault, count(run->number));
     if (status != ST_OK) return status;
     while (next_row(store, row, &status, fault)) {
@@ -816,7 +816,7 @@ static enum status load_orders(struct store *store, struct run *run, struct faul
 static enum status load_draws(struct store *store, struct run *run, struct fault *fault)
 {
     if (run_state_is_final(run->state)) return ST_OK;
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status =
         begin_query(store, SQL_DRAWS, &row, fault, count(run->number), integer(RUN_DRAWS_MAX));
     if (status != ST_OK) return status;
@@ -877,7 +877,7 @@ static enum status asked(const char *what, enum status status, struct fault *fau
 enum status store_job(struct store *store, uint64_t run, char **job, char **resolved,
                       struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_JOB, &row, fault, count(run));
     char *texts[2] = {NULL, NULL};
     while (status == ST_OK && next_row(store, row, &status, fault))
@@ -897,7 +897,7 @@ enum status store_job(struct store *store, uint64_t run, char **job, char **reso
 enum status store_attempts(struct store *store, uint64_t run, store_attempt_told *told,
                            void *context, struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_ATTEMPTS, &row, fault, count(run));
     while (status == ST_OK && next_row(store, row, &status, fault)) {
         struct attempt_row attempt = {.number = column_u32(row, 0),
@@ -923,7 +923,7 @@ enum status store_attempts(struct store *store, uint64_t run, store_attempt_told
 static enum status read_hashes(struct store *store, uint64_t run, uint64_t draw, uint32_t ranks,
                                char (*hashes)[HASH_SIZE], struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_HASHES, &row, fault, count(run), count(draw));
     memset(hashes, 0, ranks * sizeof *hashes);
     while (status == ST_OK && next_row(store, row, &status, fault)) {
@@ -936,7 +936,7 @@ static enum status read_hashes(struct store *store, uint64_t run, uint64_t draw,
 static enum status rank_count(struct store *store, uint64_t run, uint32_t *ranks,
                               struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     uint32_t found = 0;
     enum status status = begin_query(store, SQL_RANK_COUNT, &row, fault, count(run));
     while (status == ST_OK && next_row(store, row, &status, fault)) found = column_u32(row, 0);
@@ -954,7 +954,7 @@ enum status store_redraws(struct store *store, uint64_t run, uint32_t limit,
     const char **texts = memory_zeroed(ranks, sizeof *texts);
     for (uint32_t r = 0; r < ranks; r++) texts[r] = hashes[r];
 
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     status = begin_query(store, SQL_DRAWS, &row, fault, count(run), count(limit));
     while (status == ST_OK && next_row(store, row, &status, fault)) {
         struct redraw_row redraw = {.draw = column_count(row, 0),
@@ -977,7 +977,7 @@ enum status store_redraws(struct store *store, uint64_t run, uint32_t limit,
 enum status store_checkpoints(struct store *store, uint64_t run, bool all,
                               store_checkpoint_told *told, void *context, struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_CHECKPOINTS, &row, fault, count(run), integer(all));
     while (status == ST_OK && next_row(store, row, &status, fault)) {
         struct checkpoint_row checkpoint = {.step = column_count(row, 0),
@@ -1000,7 +1000,7 @@ enum status store_checkpoints(struct store *store, uint64_t run, bool all,
 enum status store_events(struct store *store, uint64_t run, uint64_t after, uint32_t limit,
                          store_event_told *told, void *context, struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status =
         begin_query(store, SQL_EVENTS, &row, fault, count(run), count(after), count(limit));
     while (status == ST_OK && next_row(store, row, &status, fault)) {
@@ -1071,7 +1071,7 @@ enum status store_metrics(struct store *store, const struct metric_query *query,
 {
     assert(query->limit > 0);
     struct place place = place_of(query);
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     bool any;
     enum status status = begin_metrics(store, query, place, &row, &any, fault);
     if (status != ST_OK) return asked("metrics", status, fault);
@@ -1098,7 +1098,7 @@ static enum status metric_span(struct store *store, const struct metric_query *q
                                uint64_t *low, uint64_t *high, bool *any, struct fault *fault)
 {
     uint64_t to_step = query->to_step > 0 ? query->to_step : INT64_MAX;
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_METRIC_SPAN, &row, fault, count(query->run),
                                      integer(id), count(query->from_step), count(to_step));
     *any = false;
@@ -1121,7 +1121,7 @@ static enum status tell_last_of_pieces(struct store *store, const struct metric_
     for (uint64_t i = 0; i < pieces; i++) {
         uint64_t from = low + (uint64_t)((unsigned __int128)span * i / pieces);
         uint64_t to = low + (uint64_t)((unsigned __int128)span * (i + 1) / pieces) - 1;
-        sqlite3_stmt *row;
+        sqlite3_stmt *row = NULL;
         enum status status = begin_query(store, SQL_METRIC_LAST_IN, &row, fault, count(query->run),
                                          integer(id), count(from), count(to), text(query->name));
         bool go_on = true;
@@ -1151,7 +1151,7 @@ enum status store_metrics_thinned(struct store *store, const struct metric_query
 enum status store_metrics_latest(struct store *store, uint64_t run, store_metric_told *told,
                                  void *context, struct fault *fault)
 {
-    sqlite3_stmt *row;
+    sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_METRICS_LATEST, &row, fault, count(run));
     while (status == ST_OK && next_row(store, row, &status, fault)) {
         struct metric_row metric = read_metric(row);

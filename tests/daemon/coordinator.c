@@ -234,6 +234,65 @@ Test(admission, steps_over_what_no_longer_fits)
     stage_fini(&stage);
 }
 
+static struct jobspec sound_spec(void)
+{
+    static char name[] = "proteins";
+    struct jobspec spec = {0};
+    spec.job.name = name;
+    spec.resources.ranks = 2;
+    spec.train.steps = 100;
+    spec.restart.max = 3;
+    spec.checkpoint.every = 10;
+    spec.attention.kind = ATTENTION_FAVOR;
+    spec.redraw.policy = POLICY_FIXED;
+    spec.redraw.every = 7;
+    return spec;
+}
+
+Test(submit, takes_from_the_job_what_it_must_know)
+{
+    struct jobspec spec = sound_spec();
+    struct run_facts facts;
+    struct fault fault;
+    cr_assert_eq(run_facts_of(&spec, &facts, &fault), ST_OK);
+    cr_assert_str_eq(facts.name, "proteins");
+    cr_assert_eq(facts.ranks, 2);
+    cr_assert_eq(facts.steps, 100);
+    cr_assert_eq(facts.restart_max, 3);
+    cr_assert_eq(facts.checkpoint_every, 10);
+    cr_assert_eq(facts.redraw_every, 7);
+    cr_assert(facts.features);
+
+    spec.redraw.policy = POLICY_NEVER;
+    cr_assert_eq(run_facts_of(&spec, &facts, &fault), ST_OK);
+    cr_assert_eq(facts.redraw_every, 0);
+    cr_assert(facts.features, "a person may still redraw");
+    spec = sound_spec();
+    spec.attention.kind = ATTENTION_SOFTMAX;
+    cr_assert_eq(run_facts_of(&spec, &facts, &fault), ST_OK);
+    cr_assert_eq(facts.redraw_every, 0);
+    cr_assert_not(facts.features);
+}
+
+Test(submit, takes_no_job_that_no_run_can_be)
+{
+    char longer[RUN_NAME_MAX + 2];
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = '\0';
+    struct jobspec specs[5];
+    for (int i = 0; i < 5; i++) specs[i] = sound_spec();
+    specs[0].job.name = longer;
+    specs[1].job.name = NULL;
+    specs[2].resources.ranks = 0;
+    specs[3].train.steps = 0;
+    specs[4].restart.max = -1;
+    for (int i = 0; i < 5; i++) {
+        struct run_facts facts;
+        struct fault fault;
+        cr_assert_eq(run_facts_of(&specs[i], &facts, &fault), ST_INVALID, "spec %d", i);
+    }
+}
+
 /* ---- which run is meant ---- */
 
 static enum status find(const struct stage *stage, const char *text, uint64_t *run)

@@ -658,6 +658,26 @@ Test(corrupt, a_file_that_is_no_database, .init = make_database, .fini = remove_
     cr_assert_eq(open_again(&fault), ST_CORRUPT, "%s", fault.text);
 }
 
+/* Job files are not read at the start, and are looked at all the same. */
+Test(corrupt, a_page_of_job_files, .init = make_database, .fini = remove_directory)
+{
+    char page[4096], junk[4096];
+    memset(junk, 0xA5, sizeof junk);
+    static const char mark[] = "[job]\nname = \"job\"";
+    int fd = open(path, O_RDONLY), hit = 0;
+    for (off_t offset = 4096; pread(fd, page, sizeof page, offset) == 4096; offset += 4096) {
+        if (!memmem(page, sizeof page, mark, strlen(mark))) continue;
+        hit++;
+        overwrite(offset, junk, sizeof junk);
+        struct fault fault;
+        cr_assert_eq(open_again(&fault), ST_CORRUPT);
+        cr_assert_not_null(strstr(fault.text, "table jobs"), "%s", fault.text);
+        overwrite(offset, page, sizeof page);
+    }
+    close(fd);
+    cr_assert_gt(hit, 1);
+}
+
 /* Whatever page is hit: the tables that decisions stand on are refused at the start, and nothing crashes. */
 Test(corrupt, any_page, .init = make_database, .fini = remove_directory, .timeout = 250)
 {
