@@ -450,13 +450,18 @@ static enum status attention_backward_trial(const struct backend *backend, int t
 
 /* ---- loss and sums ---- */
 
-/* Row 0 has no target; counts must be right exactly. bare: without the gradient. */
+/* Every fifth row has no target, every third has two largest logits, of which the
+ * first is the answer. Counts must be right exactly. bare: without the gradient. */
 static enum status cross_entropy_trial(const struct backend *backend, int threads,
                                        const struct shape *shape, struct outcome *outcome)
 {
     const int64_t r = shape->rows, vocab = shape->out;
     float *logits = trial_floats(1, r * vocab, 4);
     int32_t *targets = ids_new(r, vocab);
+    for (int64_t i = 0; i < r; i += 3) {
+        logits[i * vocab + vocab / 2] = logits[i * vocab + vocab - 1] = 20;
+        targets[i] = (int32_t)(i % 2 ? vocab / 2 : vocab - 1);
+    }
     double *expected = trial_doubles(logits, r * vocab), loss_expected = 0, loss_sum = NAN;
     int64_t counted = -1, correct = -1, counted_expected = 0, correct_expected = 0;
     for (int64_t i = 0; i < r; i++) {
