@@ -181,6 +181,25 @@ void CPU(favor_values)(const struct favor *favor, struct rows v, int64_t count, 
     }
 }
 
+void CPU(favor_sum_keys)(const struct favor *favor, struct rows k, struct rows v,
+                         const uint8_t *mask, int64_t count, const struct favor_block *block,
+                         bool first, float *sums, float *unit)
+{
+    float grown = *unit;
+    CPU(favor_project)(favor, k, count, block->features, favor->stride);
+    CPU(favor_key_sizes)(favor, k, mask, count, block->features, block->half, block->largest);
+    for (int64_t s = 0; s < count; s++)
+        grown = block->largest[s] > grown ? block->largest[s] : grown;
+    if (!first)
+        CPU(favor_scale)
+        (sums, favor->features * favor->values_stride, CPU(favor_decay)(*unit, grown));
+    *unit = grown;
+    CPU(favor_keys)(favor, mask, count, grown, block->half, block->floor, block->features);
+    CPU(favor_values)(favor, v, count, block->values);
+    gemm_tn(favor->features, favor->values, count, 1, block->features, favor->stride, block->values,
+            favor->values_stride, first ? 0 : 1, sums, favor->values_stride);
+}
+
 /* 0 where the denominator is none, or one whose inverse is no number. */
 static float inverse_of(float denominator)
 {

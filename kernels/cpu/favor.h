@@ -52,6 +52,18 @@ void CPU(favor_key_sizes)(const struct favor *favor, struct rows x, const uint8_
 void CPU(favor_keys)(const struct favor *favor, const uint8_t *mask, int64_t count, float unit,
                      const float *half, const float *floor, float *tile);
 
+/* Room for a block of keys. */
+struct favor_block {
+    float *features, *values;      /* (count, stride) (count, values_stride) */
+    float *half, *largest, *floor; /* (count); floor: zeros */
+};
+
+/* sums (m, values_stride), relative to *unit, takes in Σ_s exp(a_s - unit) (v_s, 1)ᵀ of a block of keys, without
+ * their ε; *unit grows to their maximum. `first`: sums is written, *unit is -inf. The block is left filled. */
+void CPU(favor_sum_keys)(const struct favor *favor, struct rows k, struct rows v,
+                         const uint8_t *mask, int64_t count, const struct favor_block *block,
+                         bool first, float *sums, float *unit);
+
 /* What comes back through features to x: dfeatures (count, stride) becomes da = dφ ∂φ/∂a, and
  * dx = d^-1/4 (Σ da_i ω_i - (Σ da_i) x̃), the second term for softmax-positive alone. floor[s] is what was added
  * to the features of row s. */

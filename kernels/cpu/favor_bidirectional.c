@@ -154,22 +154,15 @@ static void stretch_keys(void *context, int64_t piece, int thread)
 
     memset(extra, 0, (size_t)favor->values_stride * sizeof *extra);
     memset(tiles.floor, 0, BLOCK * sizeof *tiles.floor);
+    const struct favor_block block = {tiles.features, tiles.values, tiles.half, tiles.largest,
+                                      tiles.floor};
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
         const uint8_t *mask = mask_from(&head, from);
-        const struct rows k = rows_from(call->k, &head, from);
-
-        CPU(favor_project)(favor, k, count, tiles.features, favor->stride);
-        CPU(favor_key_sizes)(favor, k, mask, count, tiles.features, tiles.half, tiles.largest);
-        const float grown = largest_of(tiles.largest, count, unit);
-        if (from > range.from) CPU(favor_scale)(sums, plan->state, CPU(favor_decay)(unit, grown));
-        unit = grown;
-        CPU(favor_keys)(favor, mask, count, unit, tiles.half, tiles.floor, tiles.features);
-        CPU(favor_values)(favor, rows_from(call->v, &head, from), count, tiles.values);
+        CPU(favor_sum_keys)
+        (favor, rows_from(call->k, &head, from), rows_from(call->v, &head, from), mask, count,
+         &block, from == range.from, sums, &unit);
         values_sum(favor, mask, count, tiles.values, extra);
-        gemm_tn(favor->features, favor->values, count, 1, tiles.features, favor->stride,
-                tiles.values, favor->values_stride, from > range.from ? 1 : 0, sums,
-                favor->values_stride);
     }
     extra[favor->values_stride] = unit;
 }

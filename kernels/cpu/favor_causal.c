@@ -10,6 +10,9 @@
  * 3. S is kept for the backward pass at the start of every segment. That pass goes through segments from the last
  *    to the first: forward through the chunks of a segment for dq, with S; back through them for dk and dv, with
  *    U = Σ_t φ(q_t) g_tᵀ over later queries (paper.md 1.8).
+ * 4. Where there are few heads, a head is cut into stretches. What the keys (or queries) of each add to the state is
+ *    summed first, for all stretches at once; then states are carried from stretch to stretch; then all stretches
+ *    are walked at once. That is a third more work, and feeds as many threads as there are stretches.
  */
 
 #include "kernels/cpu/favor.h"
@@ -17,6 +20,9 @@
 enum {
     SEGMENT = 128,
     CHUNK = 64,
+    FEW_HEADS = 4,
+    STRETCHES = 8,     /* wanted of all heads together, where there are fewer heads than that */
+    STRETCH_MIN = 1024 /* rows of a stretch at least */
 };
 
 /* To base 2; about exp(40). */
@@ -25,13 +31,20 @@ enum {
 struct plan {
     struct favor favor;
     const struct attention_backward *backward; /* NULL in the forward pass */
-    int64_t segments;
-    int64_t state; /* floats of S or U */
+    int64_t segments;                          /* of a head */
+    int64_t stretch, stretches;                /* segments of a stretch, stretches of a head */
+    int64_t state;                             /* floats of S or U */
     int64_t
         query_stride; /* forward: features of a query, then its products with the chunk's keys */
     int64_t chunk_stride; /* of products of a chunk with itself */
+    int64_t rows;         /* floats of a number for each position of a head */
     int64_t
-        saved; /* floats of a head's: (segments, state + 16): S and unit; inverse denominators */
+        saved; /* floats of a head's: (segments, state): S; (segments): its unit; (rows): inverse denominators,
+                    * running maxima */
+    float *
+        states; /* (heads, stretches, state): what stretches add, then S at their start, or U at their end */
+    float *units;  /* (heads, stretches): what those are relative to */
+    float *maxima; /* (heads, rows): of keys on their own */
     float *threads;
     int64_t thread_floats;
 };
@@ -58,12 +71,12 @@ static size_t tiles_take(const struct plan *plan, float *base, struct tiles *til
     tiles->half = scratch_take(&scratch, SEGMENT);
     tiles->maximum = scratch_take(&scratch, SEGMENT);
     tiles->floor = scratch_take(&scratch, SEGMENT);
+    tiles->epsilon = scratch_take(&scratch, SEGMENT);
     if (!plan->backward) return scratch.used;
     tiles->dfeatures = scratch_take(&scratch, CHUNK * favor->stride);
     tiles->later = scratch_take(&scratch, plan->state);
     tiles->weights = scratch_take(&scratch, CHUNK * plan->chunk_stride);
     tiles->dweights = scratch_take(&scratch, SEGMENT * plan->chunk_stride);
-    tiles->epsilon = scratch_take(&scratch, SEGMENT);
     return scratch.used;
 }
 
@@ -75,13 +88,25 @@ static size_t plan_make(struct plan *plan, const struct attention *call,
     *plan = (struct plan){.favor = CPU(favor_geometry)(call), .backward = backward};
     struct favor *favor = &plan->favor;
 
+    const int64_t heads = call->batch * call->heads;
+    const int64_t wanted = heads < FEW_HEADS ? pieces_of(STRETCHES, heads) : 1;
     plan->segments = pieces_of(call->length, SEGMENT);
+    plan->stretch = larger(STRETCH_MIN / SEGMENT, pieces_of(plan->segments, wanted));
+    if (wanted == 1) plan->stretch = plan->segments;
+    plan->stretches = pieces_of(plan->segments, plan->stretch);
     plan->state = favor->features * favor->values_stride;
     plan->query_stride = backward ? favor->stride : gemm_stride(favor->features + CHUNK);
     plan->chunk_stride = gemm_stride(CHUNK);
-    plan->saved = plan->segments * (plan->state + 16) + (int64_t)scratch_floats(call->length);
+    plan->rows = (int64_t)scratch_floats(call->length);
+    plan->saved =
+        plan->segments * plan->state + (int64_t)scratch_floats(plan->segments) + 2 * plan->rows;
 
     favor->projection = scratch_take(&scratch, CPU(favor_projection_floats)(favor));
+    if (plan->stretches > 1) {
+        plan->states = scratch_take(&scratch, heads * plan->stretches * plan->state);
+        plan->units = scratch_take(&scratch, heads * plan->stretches);
+        plan->maxima = scratch_take(&scratch, heads * plan->rows);
+    }
     plan->thread_floats = (int64_t)tiles_take(plan, NULL, &tiles);
     plan->threads = scratch_take(&scratch, threads * plan->thread_floats);
     return scratch.used;
@@ -107,23 +132,28 @@ size_t CPU(favor_causal_backward_scratch)(const struct attention *call, int thre
     return plan_make(&plan, call, &backward, threads, NULL) * sizeof(float);
 }
 
+/* A head, and what it keeps: NULLs where nothing is kept. */
 struct head {
-    int64_t sequence, head;
+    int64_t index, sequence, head;
     const uint8_t *mask;
-    float *saved, *inverse; /* NULL where nothing is kept */
+    float *states, *units, *inverse, *maxima;
 };
 
 static struct head head_at(const struct plan *plan, int64_t index)
 {
     const struct attention *call = plan->favor.call;
-    float *saved = call->saved ? call->saved + index * plan->saved : NULL;
-    return (struct head){
+    struct head head = {
+        .index = index,
         .sequence = index / call->heads,
         .head = index % call->heads,
         .mask = sequence_mask(call, index / call->heads),
-        .saved = saved,
-        .inverse = saved ? saved + plan->segments * (plan->state + 16) : NULL,
     };
+    if (!call->saved) return head;
+    head.states = call->saved + index * plan->saved;
+    head.units = head.states + plan->segments * plan->state;
+    head.inverse = head.units + scratch_floats(plan->segments);
+    head.maxima = head.inverse + plan->rows;
+    return head;
 }
 
 static struct rows rows_from(struct heads_view view, const struct head *head, int64_t row)
@@ -154,38 +184,55 @@ static int64_t chunk_count(const float *maximum, int64_t from, int64_t end)
     return at - from;
 }
 
-/* Features of the segment's queries and keys, and its chunks; `unit` is the running maximum before it. */
-static void segment_features(const struct plan *plan, const struct head *head,
-                             const struct tiles *tiles, float unit, struct segment *segment)
+/* Cuts a segment by the running maxima of its keys. */
+static void segment_cut(const float *maximum, struct segment *segment)
+{
+    segment->chunks = 0;
+    for (int64_t from = 0; from < segment->count;) {
+        const int64_t rows = chunk_count(maximum, from, segment->count);
+        segment->chunk[segment->chunks++] = (struct chunk){from, rows, maximum[from + rows - 1]};
+        from += rows;
+    }
+}
+
+static void segment_queries(const struct plan *plan, const struct head *head,
+                            const struct tiles *tiles, const struct segment *segment)
+{
+    const struct favor *favor = &plan->favor;
+    CPU(favor_project)
+    (favor, rows_from(favor->call->q, head, segment->from), segment->count, tiles->query,
+     plan->query_stride);
+    CPU(favor_queries)(favor, segment->count, tiles->query, plan->query_stride);
+}
+
+/* Features of the segment's keys, and its chunks; `unit` is the running maximum before it. */
+static void segment_keys(const struct plan *plan, const struct head *head,
+                         const struct tiles *tiles, float unit, struct segment *segment)
 {
     const struct favor *favor = &plan->favor;
     const struct attention *call = favor->call;
     const struct rows k = rows_from(call->k, head, segment->from);
-    const int64_t count = segment->count;
 
-    CPU(favor_project)
-    (favor, rows_from(call->q, head, segment->from), count, tiles->query, plan->query_stride);
-    CPU(favor_queries)(favor, count, tiles->query, plan->query_stride);
-    CPU(favor_project)(favor, k, count, tiles->key, favor->stride);
-    CPU(favor_key_sizes)(favor, k, segment->mask, count, tiles->key, tiles->half, tiles->maximum);
-    for (int64_t s = 0; s < count; s++) {
+    CPU(favor_project)(favor, k, segment->count, tiles->key, favor->stride);
+    CPU(favor_key_sizes)
+    (favor, k, segment->mask, segment->count, tiles->key, tiles->half, tiles->maximum);
+    for (int64_t s = 0; s < segment->count; s++) {
         if (tiles->maximum[s] > unit) unit = tiles->maximum[s];
         tiles->maximum[s] = unit;
     }
-
-    segment->chunks = 0;
-    for (int64_t from = 0; from < count;) {
-        const int64_t rows = chunk_count(tiles->maximum, from, count);
-        const float end = tiles->maximum[from + rows - 1];
-        for (int64_t s = from; s < from + rows; s++)
-            tiles->floor[s] = segment->mask && !segment->mask[s]
-                                  ? 0
-                                  : call->epsilon * CPU(favor_decay)(tiles->maximum[s], end);
+    segment_cut(tiles->maximum, segment);
+    for (int64_t c = 0; c < segment->chunks; c++) {
+        const struct chunk *chunk = &segment->chunk[c];
+        const uint8_t *mask = segment->mask ? segment->mask + chunk->from : NULL;
+        float *floor = tiles->floor + chunk->from;
+        for (int64_t s = 0; s < chunk->count; s++)
+            floor[s] = mask && !mask[s]
+                           ? 0
+                           : call->epsilon *
+                                 CPU(favor_decay)(tiles->maximum[chunk->from + s], chunk->unit);
         CPU(favor_keys)
-        (favor, segment->mask ? segment->mask + from : NULL, rows, end, tiles->half + from,
-         tiles->floor + from, tiles->key + from * favor->stride);
-        segment->chunk[segment->chunks++] = (struct chunk){from, rows, end};
-        from += rows;
+        (favor, mask, chunk->count, chunk->unit, tiles->half + chunk->from, floor,
+         tiles->key + chunk->from * favor->stride);
     }
 }
 
@@ -238,38 +285,151 @@ static void chunk_forward(const struct plan *plan, const struct head *head,
     state_add(favor, tiles, chunk, values);
 }
 
-static void head_forward(void *context, int64_t index, int thread)
+static void rows_fill(float *x, int64_t count, float value)
+{
+    for (int64_t i = 0; i < count; i++) x[i] = value;
+}
+
+/* Segments of one stretch of a head. */
+struct walk {
+    struct head head;
+    int64_t stretch; /* of all heads */
+    struct range segments;
+};
+
+static struct walk walk_at(const struct plan *plan, int64_t piece)
+{
+    return (struct walk){
+        .head = head_at(plan, piece / plan->stretches),
+        .stretch = piece,
+        .segments = piece_range(piece % plan->stretches, plan->stretch, plan->segments),
+    };
+}
+
+/* S at the start of a stretch into tiles->state; returns its unit. */
+static float walk_start(const struct plan *plan, const struct walk *walk, const struct tiles *tiles)
+{
+    if (walk->segments.from == 0) {
+        rows_fill(tiles->state, plan->state, 0);
+        return -INFINITY;
+    }
+    memcpy(tiles->state, plan->states + walk->stretch * plan->state,
+           (size_t)plan->state * sizeof(float));
+    return plan->units[walk->stretch];
+}
+
+static void stretch_forward(void *context, int64_t piece, int thread)
 {
     const struct plan *plan = context;
-    const struct head head = head_at(plan, index);
-    float unit = -INFINITY;
+    const struct walk walk = walk_at(plan, piece);
+    const struct head *head = &walk.head;
     struct tiles tiles;
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+    float unit = walk_start(plan, &walk, &tiles);
 
-    memset(tiles.state, 0, (size_t)plan->state * sizeof *tiles.state);
-    for (int64_t i = 0; i < plan->segments; i++) {
-        struct segment segment = segment_at(plan, &head, i);
-        if (head.saved) {
-            float *saved = head.saved + i * (plan->state + 16);
-            memcpy(saved, tiles.state, (size_t)plan->state * sizeof *saved);
-            saved[plan->state] = unit;
+    for (int64_t i = walk.segments.from; i < walk.segments.from + walk.segments.count; i++) {
+        struct segment segment = segment_at(plan, head, i);
+        segment_queries(plan, head, &tiles, &segment);
+        segment_keys(plan, head, &tiles, unit, &segment);
+        if (head->states) {
+            memcpy(head->states + i * plan->state, tiles.state,
+                   (size_t)plan->state * sizeof(float));
+            memcpy(head->maxima + segment.from, tiles.maximum,
+                   (size_t)segment.count * sizeof(float));
+            head->units[i] = unit;
         }
-        segment_features(plan, &head, &tiles, unit, &segment);
         for (int64_t c = 0; c < segment.chunks; c++) {
             const struct chunk *chunk = &segment.chunk[c];
             CPU(favor_scale)(tiles.state, plan->state, CPU(favor_decay)(unit, chunk->unit));
             unit = chunk->unit;
-            chunk_forward(plan, &head, &tiles, &segment, chunk);
+            chunk_forward(plan, head, &tiles, &segment, chunk);
         }
+    }
+}
+
+/* What the keys of a stretch add to the state, without ε and relative to their own maximum; the maximum of each. */
+static void stretch_sum_keys(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const struct favor *favor = &plan->favor;
+    const struct walk walk = walk_at(plan, piece);
+    float *maxima = plan->maxima + walk.head.index * plan->rows;
+    struct tiles tiles;
+    tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+
+    plan->units[piece] = -INFINITY;
+    rows_fill(tiles.floor, SEGMENT, 0);
+    for (int64_t i = walk.segments.from; i < walk.segments.from + walk.segments.count; i++) {
+        const struct segment segment = segment_at(plan, &walk.head, i);
+        const struct favor_block block = {tiles.key, tiles.quotient, tiles.half,
+                                          maxima + segment.from, tiles.floor};
+        CPU(favor_sum_keys)
+        (favor, rows_from(favor->call->k, &walk.head, segment.from),
+         rows_from(favor->call->v, &walk.head, segment.from), segment.mask, segment.count, &block,
+         i == walk.segments.from, plan->states + piece * plan->state, &plan->units[piece]);
+    }
+}
+
+/* ε Σ_s exp(c_s - unit) (v_s, 1) over the keys of a stretch, c starting from `before` and ending with `unit`. */
+static void stretch_epsilon(const struct plan *plan, const struct walk *walk, float before,
+                            float unit, float *sum)
+{
+    const struct attention *call = plan->favor.call;
+    const float *maxima = plan->maxima + walk->head.index * plan->rows;
+    const int64_t from = walk->segments.from * SEGMENT, e = call->value_dim;
+    const int64_t end = smaller(from + walk->segments.count * SEGMENT, call->length);
+
+    rows_fill(sum, plan->favor.values, 0);
+    for (int64_t s = from; s < end; s++) {
+        if (walk->head.mask && !walk->head.mask[s]) continue;
+        before = maxima[s] > before ? maxima[s] : before;
+        const float weight = call->epsilon * CPU(favor_decay)(before, unit);
+        const float *v = row_of(head_rows(call->v, walk->head.sequence, walk->head.head), s);
+        for (int64_t i = 0; i < e; i++) sum[i] += weight * v[i];
+        sum[e] += weight;
+    }
+}
+
+/* From what each stretch of a head adds to S at the start of each. */
+static void head_carry_keys(void *context, int64_t index, int thread)
+{
+    const struct plan *plan = context;
+    const struct favor *favor = &plan->favor;
+    struct tiles tiles;
+    tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+    float *carried = tiles.state, *floor = tiles.quotient, unit = -INFINITY;
+
+    rows_fill(carried, plan->state, 0);
+    for (int64_t i = 0; i < plan->stretches; i++) {
+        const struct walk walk = walk_at(plan, index * plan->stretches + i);
+        float *state = plan->states + walk.stretch * plan->state;
+        const float own = plan->units[walk.stretch], before = unit;
+        unit = own > unit ? own : unit;
+        const float factor = CPU(favor_decay)(own, unit), decay = CPU(favor_decay)(before, unit);
+        stretch_epsilon(plan, &walk, before, unit, floor);
+        for (int64_t row = 0; row < favor->features; row++) {
+            for (int64_t j = 0; j < favor->values; j++) {
+                const int64_t at = row * favor->values_stride + j;
+                const float start = carried[at];
+                carried[at] = start * decay + (state[at] * factor + floor[j]);
+                state[at] = start;
+            }
+        }
+        plan->units[walk.stretch] = before;
     }
 }
 
 enum status CPU(favor_causal)(struct stream *stream, const struct attention *call)
 {
+    const int64_t heads = call->batch * call->heads;
     struct plan plan;
     plan_make(&plan, call, NULL, team_threads(stream->team), stream->scratch);
     CPU(favor_projection_fill)(&plan.favor);
-    team_run(stream->team, call->batch * call->heads, head_forward, &plan);
+    if (plan.stretches > 1) {
+        team_run(stream->team, heads * plan.stretches, stretch_sum_keys, &plan);
+        team_run(stream->team, heads, head_carry_keys, &plan);
+    }
+    team_run(stream->team, heads * plan.stretches, stretch_forward, &plan);
     return gemm_outcome();
 }
 
@@ -301,8 +461,8 @@ static void chunk_queries_backward(const struct plan *plan, const struct head *h
     if (chunk->from + count < segment->count) state_add(favor, tiles, chunk, values);
 }
 
-/* dφ(k_s) = U (v_s, 1) + Σ_{t >= s} (g_t . (v_s, 1)) φ(q_t), dv_s = Uᵀ φ(k_s) + Σ_{t >= s} (φ(q_t) . φ(k_s)) g_t; then
- * U takes in the queries of the chunk. */
+/* dφ(k_s) = U (v_s, 1) + Σ_{t >= s} (g_t . (v_s, 1)) φ(q_t), dv_s = Uᵀ φ(k_s) + Σ_{t >= s} (φ(q_t) . φ(k_s)) g_t, with
+ * the U of later chunks. */
 static void chunk_keys_backward(const struct plan *plan, const struct head *head,
                                 const struct tiles *tiles, const struct segment *segment,
                                 const struct chunk *chunk)
@@ -334,44 +494,121 @@ static void chunk_keys_backward(const struct plan *plan, const struct head *head
     CPU(favor_features_backward)
     (favor, rows_from(call->k, head, from), count, key, favor->stride, tiles->floor + chunk->from,
      tiles->dfeatures, rows_from(plan->backward->dk, head, from));
-    gemm_tn(m, favor->values, count, 1, query, plan->query_stride, gradients, favor->values_stride,
-            1, tiles->later, favor->values_stride);
 }
 
-static void head_backward(void *context, int64_t index, int thread)
+/* g of a segment's queries. */
+static void segment_gradients(const struct plan *plan, const struct head *head,
+                              const struct tiles *tiles, const struct segment *segment)
+{
+    const struct favor *favor = &plan->favor;
+    CPU(favor_divide_backward)
+    (favor, rows_from(plan->backward->dout, head, segment->from),
+     rows_from(favor->call->out, head, segment->from), head->inverse + segment->from,
+     segment->count, tiles->quotient);
+}
+
+/* U += φ(q_t) g_tᵀ of a chunk. */
+static void later_add(const struct plan *plan, const struct tiles *tiles, const struct chunk *chunk)
+{
+    const struct favor *favor = &plan->favor;
+    gemm_tn(favor->features, favor->values, chunk->count, 1,
+            tiles->query + chunk->from * plan->query_stride, plan->query_stride,
+            tiles->quotient + chunk->from * favor->values_stride, favor->values_stride, 1,
+            tiles->later, favor->values_stride);
+}
+
+/* U of the queries behind a stretch into tiles->later; returns its unit. */
+static float walk_end(const struct plan *plan, const struct walk *walk, const struct tiles *tiles)
+{
+    if (walk->segments.from + walk->segments.count == plan->segments) {
+        rows_fill(tiles->later, plan->state, 0);
+        return INFINITY; /* there is none */
+    }
+    memcpy(tiles->later, plan->states + walk->stretch * plan->state,
+           (size_t)plan->state * sizeof(float));
+    return plan->units[walk->stretch];
+}
+
+static void stretch_backward(void *context, int64_t piece, int thread)
 {
     const struct plan *plan = context;
-    const struct favor *favor = &plan->favor;
-    const struct head head = head_at(plan, index);
-    float later_unit = INFINITY; /* of the chunk behind; none yet */
+    const struct walk walk = walk_at(plan, piece);
+    const struct head *head = &walk.head;
     struct tiles tiles;
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+    float later_unit = walk_end(plan, &walk, &tiles);
 
-    for (int64_t t = 0; t < SEGMENT; t++) tiles.epsilon[t] = favor->call->epsilon;
-    memset(tiles.later, 0, (size_t)plan->state * sizeof *tiles.later);
-    for (int64_t i = plan->segments - 1; i >= 0; i--) {
-        struct segment segment = segment_at(plan, &head, i);
-        const float *saved = head.saved + i * (plan->state + 16);
-        float unit = saved[plan->state];
+    rows_fill(tiles.epsilon, SEGMENT, plan->favor.call->epsilon);
+    for (int64_t i = walk.segments.from + walk.segments.count - 1; i >= walk.segments.from; i--) {
+        struct segment segment = segment_at(plan, head, i);
+        float unit = head->units[i];
 
-        memcpy(tiles.state, saved, (size_t)plan->state * sizeof *saved);
-        segment_features(plan, &head, &tiles, unit, &segment);
-        CPU(favor_divide_backward)
-        (favor, rows_from(plan->backward->dout, &head, segment.from),
-         rows_from(favor->call->out, &head, segment.from), head.inverse + segment.from,
-         segment.count, tiles.quotient);
+        memcpy(tiles.state, head->states + i * plan->state, (size_t)plan->state * sizeof(float));
+        segment_queries(plan, head, &tiles, &segment);
+        segment_keys(plan, head, &tiles, unit, &segment);
+        segment_gradients(plan, head, &tiles, &segment);
         for (int64_t c = 0; c < segment.chunks; c++) {
             const struct chunk *chunk = &segment.chunk[c];
             CPU(favor_scale)(tiles.state, plan->state, CPU(favor_decay)(unit, chunk->unit));
             unit = chunk->unit;
-            chunk_queries_backward(plan, &head, &tiles, &segment, chunk);
+            chunk_queries_backward(plan, head, &tiles, &segment, chunk);
         }
         for (int64_t c = segment.chunks - 1; c >= 0; c--) {
             const struct chunk *chunk = &segment.chunk[c];
             CPU(favor_scale)(tiles.later, plan->state, CPU(favor_decay)(chunk->unit, later_unit));
             later_unit = chunk->unit;
-            chunk_keys_backward(plan, &head, &tiles, &segment, chunk);
+            chunk_keys_backward(plan, head, &tiles, &segment, chunk);
+            later_add(plan, &tiles, chunk);
         }
+    }
+}
+
+/* What the queries of a stretch add to U, relative to the unit of its first chunk. */
+static void stretch_sum_queries(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const struct walk walk = walk_at(plan, piece);
+    float unit = INFINITY;
+    struct tiles tiles;
+    tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+
+    rows_fill(tiles.later, plan->state, 0);
+    for (int64_t i = walk.segments.from + walk.segments.count - 1; i >= walk.segments.from; i--) {
+        struct segment segment = segment_at(plan, &walk.head, i);
+        segment_cut(walk.head.maxima + segment.from, &segment);
+        segment_queries(plan, &walk.head, &tiles, &segment);
+        segment_gradients(plan, &walk.head, &tiles, &segment);
+        for (int64_t c = segment.chunks - 1; c >= 0; c--) {
+            const struct chunk *chunk = &segment.chunk[c];
+            CPU(favor_scale)(tiles.later, plan->state, CPU(favor_decay)(chunk->unit, unit));
+            unit = chunk->unit;
+            later_add(plan, &tiles, chunk);
+        }
+    }
+    memcpy(plan->states + piece * plan->state, tiles.later, (size_t)plan->state * sizeof(float));
+    plan->units[piece] = unit;
+}
+
+/* From what each stretch of a head adds to U behind the end of each. */
+static void head_carry_queries(void *context, int64_t index, int thread)
+{
+    const struct plan *plan = context;
+    struct tiles tiles;
+    tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+    float *carried = tiles.later, unit = INFINITY;
+
+    rows_fill(carried, plan->state, 0);
+    for (int64_t i = plan->stretches - 1; i >= 0; i--) {
+        const int64_t stretch = index * plan->stretches + i;
+        float *state = plan->states + stretch * plan->state;
+        const float own = plan->units[stretch], decay = CPU(favor_decay)(own, unit);
+        for (int64_t at = 0; at < plan->state; at++) {
+            const float behind = carried[at];
+            carried[at] = behind * decay + state[at];
+            state[at] = behind;
+        }
+        plan->units[stretch] = unit;
+        unit = own;
     }
 }
 
@@ -379,10 +616,15 @@ enum status CPU(favor_causal_backward)(struct stream *stream,
                                        const struct attention_backward *backward)
 {
     const struct attention *call = &backward->forward;
+    const int64_t heads = call->batch * call->heads;
     struct plan plan;
     assert(call->saved);
     plan_make(&plan, call, backward, team_threads(stream->team), stream->scratch);
     CPU(favor_projection_fill)(&plan.favor);
-    team_run(stream->team, call->batch * call->heads, head_backward, &plan);
+    if (plan.stretches > 1) {
+        team_run(stream->team, heads * plan.stretches, stretch_sum_queries, &plan);
+        team_run(stream->team, heads, head_carry_queries, &plan);
+    }
+    team_run(stream->team, heads * plan.stretches, stretch_backward, &plan);
     return gemm_outcome();
 }
