@@ -1,0 +1,120 @@
+/* Parameters, bytes and operations of a job, worked out by hand for shapes small enough to do so. */
+
+#include <criterion/criterion.h>
+
+#include "proto/cost.h"
+
+/* The model of the test vectors: V 64, L 48, D 32, M 64, two layers, four heads of 8, m 32. */
+static struct jobspec vectors_spec(void)
+{
+    struct jobspec spec = {0};
+    spec.resources.ranks = 1;
+    spec.data.format = FORMAT_TOKENS;
+    spec.data.vocab = 64;
+    spec.data.length = 48;
+    spec.model.layers = 2;
+    spec.model.heads = 4;
+    spec.model.width = 32;
+    spec.model.mlp = 64;
+    spec.model.causal = true;
+    spec.attention.kind = ATTENTION_FAVOR;
+    spec.attention.features = 32;
+    spec.train.batch = 16;
+    spec.train.micro_batch = 2;
+    return spec;
+}
+
+static struct cost cost_for(const struct jobspec *spec)
+{
+    struct cost cost;
+    cost_of(spec, &cost);
+    return cost;
+}
+
+/* 91136 bytes of float32: what vectors/model/identity/expected.safetensors holds. */
+Test(cost, parameters)
+{
+    struct jobspec spec = vectors_spec();
+    cr_expect(cost_for(&spec).parameters == 22784);
+    spec.model.positions = POSITIONS_NONE;
+    cr_expect(cost_for(&spec).parameters == 22784 - 48 * 32);
+}
+
+Test(cost, bytes_of_weights_and_moments)
+{
+    struct jobspec spec = vectors_spec();
+    struct cost cost = cost_for(&spec);
+    cr_expect(cost.bytes_weights == 4 * (22784 + 2 * 32 * 8));
+    cr_expect(cost.bytes_moments == 8 * 22784);
+    spec.attention.kind = ATTENTION_SOFTMAX;
+    cr_expect(cost_for(&spec).bytes_weights == 4 * 22784);
+}
+
+/* A buffer for each depth of the tree over a rank's shards, and room for what partners send. */
+Test(cost, bytes_of_gradients)
+{
+    struct jobspec spec = vectors_spec(); /* 8 shards */
+    cr_expect(cost_for(&spec).bytes_gradients == 4 * 22784 * 4);
+    spec.resources.ranks = 2;
+    cr_expect(cost_for(&spec).bytes_gradients == 4 * (22784 * 3 + (22784 + 4) / 2));
+    spec.resources.ranks = 8;
+    cr_expect(cost_for(&spec).bytes_gradients == 4 * (22784 * 1 + (22784 + 4) / 2));
+    spec.train.batch = 18; /* 9 shards on 3 ranks: three each, a tree of depth two */
+    spec.resources.ranks = 3;
+    cr_expect(cost_for(&spec).bytes_gradients == 4 * (22784 * 3 + 22784));
+}
+
+/* R = 96 rows: R D 3072, R 3 D 9216, R M 6144, R 96, R V 6144. */
+Test(cost, bytes_of_activations)
+{
+    struct jobspec spec = vectors_spec();
+    uint64_t layer = 5 * 3072 + 9216 + 2 * 6144 + 4 * 96;
+    uint64_t ends = 2 * 3072 + 2 * 96 + 6144, gradients = 2 * 3072 + 9216;
+    cr_expect(cost_for(&spec).bytes_activations == 4 * (2 * layer + ends + gradients));
+    spec.model.dropout = 0.1;
+    cr_expect(cost_for(&spec).bytes_activations == 4 * (2 * layer + ends + gradients + 3072));
+    struct cost cost = cost_for(&spec);
+    cr_expect(cost.bytes_total == cost.bytes_weights + cost.bytes_gradients + cost.bytes_moments +
+                                      cost.bytes_activations);
+}
+
+/* A token forward: 2 * (3 D D + D D + 2 D M) a layer and 2 D V; all three times with the backward pass. */
+Test(cost, operations_of_the_dense_products)
+{
+    struct jobspec spec = vectors_spec();
+    spec.attention.kind = ATTENTION_IDENTITY;
+    struct cost cost = cost_for(&spec);
+    double token = 2.0 * 2 * (4 * 32 * 32 + 2 * 32 * 64) + 2.0 * 32 * 64;
+    cr_expect(cost.flops_attention == 0.0);
+    cr_expect(cost.tokens_step == 16 * 48);
+    cr_expect(cost.flops_step == 3.0 * 16 * 48 * token, "%g", cost.flops_step);
+}
+
+/* A head and token: m features of d for q and for k, then m (d + 1) twice. */
+Test(cost, operations_of_favor_grow_with_length)
+{
+    struct jobspec spec = vectors_spec();
+    double token = 2 * 4 * (2.0 * 2 * 32 * 8 + 2.0 * 2 * 32 * 9);
+    cr_expect(cost_for(&spec).flops_attention == 3.0 * 16 * 48 * token);
+    double causal = cost_for(&spec).flops_attention;
+    spec.model.causal = false;
+    cr_expect(cost_for(&spec).flops_attention == causal);
+    spec.data.length *= 2;
+    cr_expect(cost_for(&spec).flops_attention == 2.0 * causal);
+}
+
+/* A head: L queries, L keys each (causal: 24.5 on average), q k and the weighted sum of d. */
+Test(cost, operations_of_exact_attention_grow_with_its_square)
+{
+    struct jobspec spec = vectors_spec();
+    spec.attention.kind = ATTENTION_SOFTMAX;
+    spec.model.causal = false;
+    double sequence = 2 * 4 * (48.0 * 48 * (2 * 8 + 2 * 8));
+    cr_expect(cost_for(&spec).flops_attention == 3.0 * 16 * sequence);
+    spec.model.causal = true;
+    cr_expect(cost_for(&spec).flops_attention == 3.0 * 16 * sequence * 24.5 / 48.0);
+    cr_expect(cost_for(&spec).flops_step_exact == cost_for(&spec).flops_step);
+    spec.attention.kind = ATTENTION_FAVOR;
+    cr_expect(cost_for(&spec).flops_step_exact - cost_for(&spec).flops_step ==
+              3.0 * 16 * sequence * 24.5 / 48.0 - cost_for(&spec).flops_attention);
+}
