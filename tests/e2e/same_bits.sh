@@ -72,7 +72,7 @@ for ranks in 1 2 4; do
     processes=$(pgrep -fc "performer-worker --plan $(field "$run" .directory)/" || true)
     # mpirun's own command line names the worker too
     [ "$processes" -ge "$ranks" ] || fail "$ranks ranks, but $processes processes"
-    pids=$(field "$run" '[.ranks[].pid] | unique | length')
+    pids=$(field "$run" '[.workers[].pid] | unique | length')
     [ "$pids" -eq "$ranks" ] || fail "$ranks ranks, but $pids process ids"
     same "ranks=$ranks threads=1"
 done
@@ -90,7 +90,7 @@ done
 
 # kill_rank RUN: SIGKILL to its last rank
 kill_rank() {
-    kill -9 "$(field "$1" '.ranks[-1].pid')"
+    kill -9 "$(field "$1" '.workers[-1].pid')"
 }
 
 second_attempt() {
@@ -117,7 +117,7 @@ same "the daemon killed"
 
 submit both-killed --set resources.ranks=2
 reach_step "$run" 14
-victim=$(field "$run" '.ranks[-1].pid')
+victim=$(field "$run" '.workers[-1].pid')
 daemon_kill
 kill -9 "$victim"
 sleep 0.5
