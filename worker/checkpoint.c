@@ -88,8 +88,8 @@ static enum status fence_check(const char *fence, const char *nonce, struct faul
     return status;
 }
 
-/* Where the file system cannot exchange two names: the old one is out of sight for a moment, and comes back if the
- * new one cannot be put there. */
+/* Where the file system cannot exchange two names: the old one is out of sight for a moment, and comes
+ * back if the new one cannot be put there. */
 static int exchange_by_hand(const char *aside, const char *path)
 {
     char old[FILE_BYTES_MAX];

@@ -2,9 +2,9 @@
 #define WORKER_METRICS_FILE_H
 
 /*
- * Metrics of a run without a daemon: DIR/metrics.jsonl, one JSON object a line as `performerctl metrics --json` prints
- * them. A run that goes on in the same directory appends, as the next attempt: of two rows of one step and
- * name, that of the later attempt holds.
+ * Metrics of a run without a daemon: DIR/metrics.jsonl, one JSON object a line as `performerctl metrics
+ * --json` prints them. A run that goes on in the same directory appends, as the next attempt: of two rows of
+ * one step and name, that of the later attempt holds.
  */
 
 #include <stdint.h>
@@ -13,7 +13,7 @@
 
 struct metrics_file;
 
-/* What a killed run left of its last line is removed. ST_IO, ST_NOT_FOUND, ...: the directory must be there. */
+/* What a killed run left of its last line is removed. The directory must be there. ST_NOT_FOUND, ST_IO. */
 enum status metrics_file_open(const char *directory, struct metrics_file **file,
                               struct fault *fault);
 

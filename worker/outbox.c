@@ -84,7 +84,7 @@ static void spool_extend(struct outbox *outbox)
     if (status == ST_OK) return;
     outbox->spool_stale = true;
     spool_warn(outbox, &fault);
-    /* No half of a report stays behind; should that fail too, the file is written anew with the next report. */
+    /* No half of a report stays behind. Should that fail too: it is written anew with the next. */
     if (outbox->spool >= 0 && ftruncate(outbox->spool, (off_t)outbox->spool_length) != 0)
         spool_warn(outbox, &fault);
 }

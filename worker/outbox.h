@@ -3,9 +3,9 @@
 
 /*
  * Reports that wait for an answer, oldest first, in memory and, the same, in the spool file: packed
- * Reports, each behind its length in 4 bytes, little-endian. A Report is in the file before it is sent, so a rank that is
- * killed leaves all that was not answered. The file may hold answered ones besides: they are known by their sequence number.
- * For one thread.
+ * Reports, each behind its length in 4 bytes, little-endian. A Report is in the file before it is sent, so
+ * a rank that is killed leaves all that was not answered. The file may hold answered ones besides: they are
+ * known by their sequence number. For one thread.
  */
 
 #include <stdbool.h>
@@ -35,8 +35,8 @@ struct outbox {
 
 void outbox_init(struct outbox *outbox, const char *spool_path);
 
-/* Puts a Report behind the others; `packed` is taken over, on failure too. ST_NO_MEMORY; that the spool cannot be
- * written is logged, and tried again with each call. */
+/* Puts a Report behind the others; `packed` is taken over, on failure too. ST_NO_MEMORY. That the spool
+ * cannot be written is logged, once, and tried again with each call. */
 enum status outbox_put(struct outbox *outbox, uint8_t *packed, size_t length, uint64_t sequence,
                        size_t rows);
 
@@ -46,8 +46,9 @@ const struct outbox_entry *outbox_next(struct outbox *outbox);
 void outbox_answered(struct outbox *outbox);
 
 /*
- * Takes the reports that were never sent out again, thins their rows until all are at most `rows_max`, and makes new ones in
- * their place, fewer and larger, with the same sequence numbers. ST_NO_MEMORY: some may be lost.
+ * Takes the reports that were never sent out again, thins their rows until all together are at most
+ * `rows_max`, and makes new ones in their place, fewer and larger, from the same sequence number on.
+ * ST_NO_MEMORY: some may be lost.
  */
 enum status outbox_remake(struct outbox *outbox, size_t rows_max, struct report_origin *origin);
 

@@ -1,7 +1,8 @@
 #ifndef WORKER_REPORT_ITEMS_H
 #define WORKER_REPORT_ITEMS_H
 
-/* What a rank has to tell: notices and metric rows in the order in which they came, and Reports made of them. */
+/* What a rank has to tell: notices and metric rows in the order in which they came, and Reports made of
+ * them. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -58,8 +59,9 @@ struct report_sink {
                        size_t rows);
 };
 
-/* One Report or, where there is much to tell, several of at most 512 KiB: notices before rows, so that a notice
- * never comes behind metrics that were put in after it. At least one, be it with the heartbeat alone. ST_NO_MEMORY. */
+/* One Report or, where there is much to tell, several of at most 512 KiB: notices before rows, so that a
+ * notice never comes behind metrics that were put in after it. At least one, be it with the heartbeat
+ * alone. ST_NO_MEMORY. */
 enum status report_items_send(const struct report_items *items, struct report_origin *origin,
                               const struct report_sink *sink);
 

@@ -19,9 +19,9 @@
 
 /*
  * Two sides and one lock. The training thread puts rows and notices into `queued`; the uplink's own
- * thread takes all of them at each tick, makes Reports of them, puts those into the outbox (and with it into the
- * spool file), and sends the oldest until it is answered. It holds the lock only to swap what is queued and to
- * note what a reply says, never while it waits.
+ * thread takes all of them at each tick, makes Reports of them, puts those into the outbox (and with it
+ * into the spool file), and sends the oldest until it is answered. It holds the lock only to swap what is
+ * queued and to note what a reply says, never while it waits.
  */
 
 enum {
@@ -194,7 +194,7 @@ static enum status report_call(struct uplink *uplink, const struct outbox_entry 
     return status;
 }
 
-/* That the daemon is away is daily life, and shows in its own log; each other failure is told once in a row. */
+/* That the daemon is away is daily life, and shows in its own log; another failure is told once in a row. */
 static void complain(struct uplink *uplink, enum status status, const struct fault *fault)
 {
     if (status == uplink->complained) return;

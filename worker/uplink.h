@@ -3,12 +3,12 @@
 
 /*
  * A rank's line to the daemon: a thread of its own behind a bounded queue, so that a slow or absent daemon
- * never delays a step. What was put in is sent in order, in Reports of what came within 200 ms, each again as it was until
- * it is answered; with nothing to tell a heartbeat goes every second. Every Report lies in the spool file
- * (attempt-A/rank-R.spool: packed Reports, each behind a 4-byte length, little-endian) before it is sent, and the file is
- * emptied when all are answered; the daemon reads what is left there when the attempt has ended. So a rank that is killed
- * leaves what it told, but for the last 200 ms, or 5 s while a daemon is there and silent. Without a daemon, metrics go to
- * a file of JSON lines instead.
+ * never delays a step. What was put in is sent in order, in Reports of what came within 200 ms, each again
+ * as it was until it is answered; with nothing to tell a heartbeat goes every second. Every Report lies in
+ * the spool file (attempt-A/rank-R.spool: packed Reports, each behind a 4-byte length, little-endian) before
+ * it is sent, and the file is emptied when all are answered; the daemon reads what is left there when the
+ * attempt has ended. So a rank that is killed leaves what it told, but for the last 200 ms, or 5 s while a
+ * daemon is there and silent. Without a daemon, metrics go to a file of JSON lines instead.
  */
 
 #include <stdbool.h>
@@ -19,24 +19,26 @@
 
 struct uplink;
 
-/* To the daemon that the plan names, which need not be there. The plan must outlive the uplink. Makes the attempt's directory.
- * ST_INVALID: the URL is none; ST_NO_MEMORY, ST_SYSTEM, ... */
+/* To the daemon that the plan names, which need not be there. The plan must outlive the uplink. Makes the
+ * attempt's directory. ST_INVALID: the URL is none; ST_NO_MEMORY, ST_SYSTEM, ... */
 enum status uplink_open(const Performer__Plan *plan, uint32_t rank, struct uplink **uplink,
                         struct fault *fault);
 
-/* To DIR/metrics.jsonl, rows as `performerctl metrics --json` prints them; rank 0 alone writes. DIR must be there. A run that
- * goes on in the same directory appends, with the next attempt number: the later row of a step holds. Notices go nowhere. */
+/* To DIR/metrics.jsonl, rows as `performerctl metrics --json` prints them; rank 0 alone writes. DIR must be
+ * there. A run that goes on in the same directory appends, with the next attempt number: the later row of a
+ * step holds. Notices go nowhere. */
 enum status uplink_open_file(const char *directory, uint32_t rank, struct uplink **uplink,
                              struct fault *fault);
 
-/* None of these blocks or fails; they may be called from the training thread alone. When the queue is full the
- * oldest metrics are thinned and the gap is counted; notices are never thinned. A notice that is put in before the
- * metrics of its step reaches the daemon before them, or with them. */
+/* None of these blocks or fails; they may be called from the training thread alone. When the queue is full
+ * the oldest metrics are thinned and the gap is counted; notices are never thinned. A notice that is put in
+ * before the metrics of its step reaches the daemon before them, or with them. */
 void uplink_metric(struct uplink *uplink, uint64_t step, const char *name, double value);
 void uplink_notice(struct uplink *uplink, uint64_t step, const Performer__Notice *notice);
 void uplink_phase(struct uplink *uplink, uint64_t step, const char *phase, double step_ms);
 
-/* Orders that the daemon's newest reply wants and that have not been marked as applied: at most `max`, by id. */
+/* Orders that the daemon's newest reply wants and that have not been marked as applied: at most `max`, by
+ * id. */
 struct wanted_order {
     uint64_t id;
     Performer__Order__Kind kind;
@@ -47,8 +49,8 @@ void uplink_applied(struct uplink *uplink, uint64_t id);
 /* True once the daemon has said that a newer attempt has taken over. */
 bool uplink_fenced(struct uplink *uplink);
 
-/* Sends what is left for at most `timeout_ms`, syncs the spool with the rest or removes it, ends the thread, frees. A
- * silent daemon that is being waited for may hold it 5 s longer. */
+/* Sends what is left for at most `timeout_ms`, syncs the spool with the rest or removes it, ends the
+ * thread, frees. A silent daemon that is being waited for may hold it 5 s longer. */
 void uplink_close(struct uplink *uplink, int timeout_ms);
 
 #endif
