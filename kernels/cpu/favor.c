@@ -190,9 +190,8 @@ void CPU(favor_sum_keys)(const struct favor *favor, struct rows k, struct rows v
     CPU(favor_key_sizes)(favor, k, mask, count, block->features, block->half, block->largest);
     for (int64_t s = 0; s < count; s++)
         grown = block->largest[s] > grown ? block->largest[s] : grown;
-    if (!first)
-        CPU(favor_scale)
-        (sums, favor->features * favor->values_stride, CPU(favor_decay)(*unit, grown));
+    const float decay = first ? 1 : CPU(favor_decay)(*unit, grown);
+    CPU(favor_scale)(sums, favor->features * favor->values_stride, decay);
     *unit = grown;
     CPU(favor_keys)(favor, mask, count, grown, block->half, block->floor, block->features);
     CPU(favor_values)(favor, v, count, block->values);
