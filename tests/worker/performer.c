@@ -255,6 +255,25 @@ Test(performer, a_smaller_shard_gives_what_it_gives_in_a_whole_one)
     bench_close(&bench);
 }
 
+Test(performer, padding_is_no_key)
+{
+    for (int padded = 0; padded <= 1; padded++) {
+        struct bench bench = {0};
+        small_job(&bench.spec);
+        bench.spec.model.causal = false;
+        bench.spec.data.packing = padded ? PACKING_PAD : PACKING_CONCAT;
+        bench_open(&bench, "cpu");
+        fill(&bench);
+        bench.batch.key_mask[5] = 0;
+        loss_of(&bench, false);
+        float before = performer_logits(bench.model)[0];
+        bench.batch.ids[5] = (bench.batch.ids[5] + 1) % 11;
+        loss_of(&bench, false);
+        cr_expect((performer_logits(bench.model)[0] == before) == padded, "packing %d", padded);
+        bench_close(&bench);
+    }
+}
+
 Test(performer, dropout_depends_on_the_step_and_the_sequence)
 {
     struct bench bench = {0};
