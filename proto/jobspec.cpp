@@ -251,13 +251,14 @@ bool reader::check_line(const source &from, size_t number)
     for (size_t i = 0; i < line.size();) {
         // The text ends in NUL, so that a sequence cut off at its end is seen.
         size_t length = utf8_length(line.data() + i);
-        jobspec_place place = from.at(number, i, i + 1);
         if (length == 0) {
+            jobspec_place place = from.at(number, i, i + 1);
             jobspec_report(&reading, MISTAKE_SYNTAX, &place, "here", "save the file as UTF-8",
                            "not TOML: a byte that is no text");
             return false;
         }
         if (line[i] == '.' && ++dots > line_dots_max) {
+            jobspec_place place = from.at(number, i, i + 1);
             jobspec_report(&reading, MISTAKE_TOO_DEEP, &place, "one dot too many", "",
                            "more than %d dots in one line", line_dots_max);
             return false;

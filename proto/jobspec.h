@@ -54,7 +54,9 @@ struct jobspec {
 #undef JOBSPEC_FIELD
 };
 
-/* One --set: "train.steps=100". It is parsed as TOML after the file and its errors point into itself. */
+/* One --set: "train.steps=100". It is parsed as TOML after the file and its errors point into itself; a
+ * value that is no TOML is taken as a text, so that quotes may be left out. A path in it is taken against the
+ * directory of the job file too. */
 struct jobspec_override {
     const char *text;
 };

@@ -396,6 +396,12 @@ static enum status write_file(const char *path, const char *header, size_t heade
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) return fault_errno(fault, errno, "could not create %s", path);
+    struct stat info;
+    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+        /* A device could take the bytes, but must not be removed when it does not. */
+        close(fd);
+        return fault_set(fault, ST_INVALID, "could not create %s: it is no regular file", path);
+    }
     enum status status = write_fully(fd, header, header_bytes, path, fault);
     for (size_t i = 0; status == ST_OK && i < count; i++)
         status = write_fully(fd, entries[i].data, entries[i].bytes, path, fault);

@@ -348,5 +348,7 @@ Test(safetensors, what_could_not_be_read_is_not_written)
     cr_assert_eq(safetensors_write(path, misaligned, 2, NULL, 0, &fault), ST_INVALID);
     cr_assert(strstr(fault.text, "wider types"), "%s", fault.text);
     cr_assert_eq(safetensors_write(path, &short_of_bytes, 1, NULL, 0, &fault), ST_INVALID);
+    cr_assert_eq(safetensors_write("/dev/full", entries, 4, NULL, 0, &fault), ST_INVALID);
+    cr_assert_eq(access("/dev/full", F_OK), 0, "a device is not removed");
     cr_assert_eq(safetensors_write("/none/x", entries, 4, NULL, 0, &fault), ST_NOT_FOUND);
 }
