@@ -1,6 +1,7 @@
 #include "daemon/driver.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 
 #include "proto/durable.h"
 #include "tests/daemon/workshop.h"
@@ -278,6 +279,44 @@ Test(driver, a_kill_is_a_signal_and_a_cancel_is_an_order)
     driver_tick(&workshop.driver);
     state_is(run, RUN_CANCELLED);
     refused(workshop_act(&workshop, "r9", PERFORMER__ACTION__ACTION_KILL), ST_NOT_FOUND, "r9");
+}
+
+/* No file may grow: what a full disk is like, for the database and for everything beside it. */
+static void fill_disk(bool full)
+{
+    struct rlimit limit;
+    signal(SIGXFSZ, SIG_IGN);
+    cr_assert_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = full ? 0 : limit.rlim_max;
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+Test(driver, a_full_disk_refuses_and_loses_nothing)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    fill_disk(true);
+    Performer__Response *response =
+        workshop_submit_text(&workshop, workshop_job("two", 1, ""), "key");
+    workshop_ranks_end(&workshop, 0, ST_OK);
+    driver_tick(&workshop.driver);
+    enum run_state meanwhile = workshop_state(&workshop, run);
+    size_t count = workshop.coordinator.run_count;
+    fill_disk(false);
+
+    cr_assert_neq(response->status, ST_OK, "acknowledged, but not durable");
+    cr_assert_neq(response->text[0], '\0');
+    performer__response__free_unpacked(response, NULL);
+    cr_assert_eq(count, 1);
+    cr_assert_eq(meanwhile, RUN_STARTING, "its end is not durable, so it has not ended");
+
+    workshop_ranks_end(&workshop, 1, ST_OK);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_SUCCEEDED);
+    cr_assert_eq(workshop_submit(&workshop, "two", 1), 2);
+    workshop_restart(&workshop);
+    state_is(run, RUN_SUCCEEDED);
+    cr_assert_eq(workshop.coordinator.run_count, 2);
 }
 
 Test(driver, an_unknown_run_s_report_is_refused)
