@@ -19,16 +19,14 @@
 
 struct favor {
     const struct attention *call;
-    bool positive;    /* softmax-positive; else relu */
-    int64_t features; /* m */
-    int64_t stride;   /* of a row of m features */
-    int64_t
-        values; /* e + 1, rounded up so that products of that width are fast; 0 behind the one */
+    bool positive;         /* softmax-positive; else relu */
+    int64_t features;      /* m */
+    int64_t stride;        /* of a row of m features */
+    int64_t values;        /* e + 1, rounded up for the products' sake; 0 behind the one */
     int64_t values_stride; /* of a row of values */
     float input_scale;     /* d^-1/4 */
     float half_square;     /* of ‖x‖²: log2 e / (2 √d); 0 for relu */
-    float *
-        projection; /* (d, stride): transposed, times input_scale, times log2 e where it is positive */
+    float *projection;     /* (d, stride): ωᵀ input_scale, times log2 e where positive */
 };
 
 /* Everything but the projection's memory, of favor_projection_floats, which the caller sets. */

@@ -34,17 +34,16 @@ struct plan {
     int64_t segments;                          /* of a head */
     int64_t stretch, stretches;                /* segments of a stretch, stretches of a head */
     int64_t state;                             /* floats of S or U */
-    int64_t
-        query_stride; /* forward: features of a query, then its products with the chunk's keys */
+    /* Of a query's row: in the forward pass its products with the chunk's keys follow its features. */
+    int64_t query_stride;
     int64_t chunk_stride; /* of products of a chunk with itself */
     int64_t rows;         /* floats of a number for each position of a head */
-    int64_t
-        saved; /* floats of a head's: (segments, state): S; (segments): its unit; (rows): inverse denominators,
-                    * running maxima */
-    float *
-        states; /* (heads, stretches, state): what stretches add, then S at their start, or U at their end */
-    float *units;  /* (heads, stretches): what those are relative to */
-    float *maxima; /* (heads, rows): of keys on their own */
+    /* Floats of a head's: (segments, state): S; (segments): its unit; (rows): inverse denominators;
+     * (rows): running maxima. */
+    int64_t saved;
+    /* (heads, stretches, state) and (heads, stretches): what stretches add and its unit; then S at their
+     * start, or U at their end. (heads, rows): maxima of keys on their own. */
+    float *states, *units, *maxima;
     float *threads;
     int64_t thread_floats;
 };
@@ -55,8 +54,8 @@ struct tiles {
     float *key, *dfeatures; /* (SEGMENT, stride) (CHUNK, stride) */
     float *state, *later;   /* S, followed by (CHUNK, values_stride): values of the chunk; U */
     float *quotient;        /* (SEGMENT, values_stride): forward quotients, backward gradients */
-    float *weights,
-        *dweights; /* (CHUNK, chunk_stride) (SEGMENT, chunk_stride): φ(q) . φ(k), g . (v, 1) */
+    float *weights;         /* (CHUNK, chunk_stride): φ(q) . φ(k) */
+    float *dweights;        /* (SEGMENT, chunk_stride): g . (v, 1) */
     float *half, *maximum, *floor, *epsilon; /* (SEGMENT) */
 };
 

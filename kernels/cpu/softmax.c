@@ -1,6 +1,7 @@
 /*
  * Exact attention in tiles of queries and keys with a running maximum: no (L, L) is ever stored (Dao et al. 2022,
- * algorithms 1 and 4). Kept for the backward pass: log Σ exp of each query's scores, to base 2.
+ * algorithms 1 and 4). Kept for the backward pass, of each query: the largest score m, to base 2, and 1 / Σ exp(. - m);
+ * log Σ exp, one number for both, would round where scores are large.
  *
  * The backward pass visits each pair of tiles once. It goes through keys in the outer loop, so dk and dv of a tile
  * are summed where they are and dq is added to from tile to tile; where there are few heads, a head's keys are
@@ -87,7 +88,7 @@ static size_t plan_make(struct plan *plan, const struct attention *call,
 
 size_t CPU(softmax_saved_floats)(const struct attention *call)
 {
-    return (size_t)(call->batch * call->heads * call->length);
+    return (size_t)(call->batch * call->heads * call->length * 2);
 }
 
 size_t CPU(softmax_scratch)(const struct attention *call, int threads)
@@ -222,9 +223,10 @@ static void queries_forward(void *context, int64_t piece, int thread)
         const float *from = tiles.out + t * plan->value;
         float *to = row_of(out, t);
         for (int64_t i = 0; i < call->value_dim; i++) to[i] = from[i] * factor;
-        if (call->saved) /* +inf makes every weight 0 */
-            call->saved[head * call->length + queries.from + t] =
-                tiles.sum[t] > 0 ? tiles.largest[t] + log2f(tiles.sum[t]) : INFINITY;
+        if (!call->saved) continue;
+        float *kept = call->saved + (head * call->length + queries.from + t) * 2;
+        kept[0] = factor == 0 ? 0 : tiles.largest[t];
+        kept[1] = factor;
     }
 }
 
@@ -238,15 +240,18 @@ enum status CPU(softmax)(struct stream *stream, const struct attention *call)
 
 /* dscores = weights (dweights - dout . out), both of a tile, in the place of dweights */
 static void tile_weigh_backward(const struct plan *plan, const struct tiles *tiles,
-                                const float *log_sum, struct range queries, struct range keys)
+                                const float *kept, struct range queries, struct range keys)
 {
     for (int64_t t = 0; t < queries.count; t++) {
         float *row = tiles->scores + t * plan->score_stride;
         float *drow = tiles->dscores + t * plan->score_stride;
         const int64_t seen = keys_seen(plan, queries.from + t, keys);
         row_mask(row, tiles->bias, seen, keys.count, -INFINITY);
-        row_exp2(row, keys.count, log_sum[t]);
-        for (int64_t s = 0; s < keys.count; s++) drow[s] = row[s] * (drow[s] - tiles->dots[t]);
+        row_exp2(row, keys.count, kept[2 * t]);
+        for (int64_t s = 0; s < keys.count; s++) {
+            row[s] *= kept[2 * t + 1];
+            drow[s] = row[s] * (drow[s] - tiles->dots[t]);
+        }
     }
 }
 
@@ -274,8 +279,8 @@ static void pair_backward(const struct plan *plan, const struct tiles *tiles, in
             tiles->scores, ld);
     gemm_nt(queries.count, keys.count, e, 1, tiles->dout, plan->value, tiles->v, plan->value, 0,
             tiles->dscores, ld);
-    tile_weigh_backward(plan, tiles, call->saved + head * call->length + queries.from, queries,
-                        keys);
+    tile_weigh_backward(plan, tiles, call->saved + (head * call->length + queries.from) * 2,
+                        queries, keys);
     gemm_tn(keys.count, e, queries.count, 1, tiles->scores, ld, tiles->dout, plan->value, beta,
             dv.data, dv.stride);
     gemm_tn(keys.count, d, queries.count, plan->scale, tiles->dscores, ld, tiles->q, plan->dim,
