@@ -7,14 +7,14 @@
  * resume.
  *
  * Records (a FASTA entry; a text file, or a line of it with `pad`) become rows by [data] packing:
- *   concat  record + EOS, all joined, cut every `length` tokens; next-token reads one more for its
- * last target. What does not fill the last row is left out. pad     BOS + record + EOS (text has no
- * BOS), cut to a row, the rest PAD. A tokens file holds rows already; the masked objective reads
- * the first `length` of each.
+ *   concat  record + EOS, all joined, cut every `length` tokens; next-token reads one more for its last
+ *           target. What does not fill the last row is left out.
+ *   pad     BOS + record + EOS (text has no BOS), cut to a row, the rest PAD.
+ * A tokens file holds rows already; the masked objective reads the first `length` of each.
  *
- * With valid_fraction a record is for validation where the XXH3 hash of its tokens falls below that
- * share: whatever the seed, its place and the number of ranks, and equal records together. A record
- * is then an entry, a line, a row of a tokens file, or a block of 4096 bytes of a joined text.
+ * With valid_fraction a record is for validation where the XXH3 hash of its tokens falls below that share:
+ * whatever the seed, its place and the number of ranks, and equal records together. A record is then
+ * an entry, a line, a row of a tokens file, or a block of 4096 bytes of a joined text.
  */
 
 #include <stdint.h>
