@@ -138,17 +138,19 @@ static int64_t keys_seen(const struct plan *plan, int64_t query, struct range ke
     return larger(query - keys.from + 1, 0);
 }
 
-/* Masks a row of scores in place, and returns the largest of it and `largest`. */
-static float row_mask(float *row, const float *bias, int64_t seen, int64_t count, float largest)
+/* -inf for what a query does not see; bias NULL where no key is masked. */
+static void row_mask(float *row, const float *bias, int64_t seen, int64_t count)
+{
+    for (int64_t s = 0; s < seen && bias; s++) row[s] += bias[s];
+    for (int64_t s = seen; s < count; s++) row[s] = -INFINITY;
+}
+
+/* The largest of a row and `largest`. */
+static float row_largest(const float *row, int64_t count, float largest)
 {
     floats best = lanes_of(largest);
-    for (int64_t s = 0; s < seen; s += LANES) {
-        const floats score =
-            lanes_load_row(row, s, seen, -INFINITY) + lanes_load_row(bias, s, seen, 0);
-        best = lanes_larger(score, best);
-        lanes_store_row(row, s, seen, score);
-    }
-    for (int64_t s = seen; s < count; s++) row[s] = -INFINITY;
+    for (int64_t s = 0; s < count; s += LANES)
+        best = lanes_larger(lanes_load_row(row, s, count, -INFINITY), best);
     return lanes_largest(best);
 }
 
@@ -168,12 +170,14 @@ static float row_exp2(float *row, int64_t count, float shift)
 static void tile_weigh(const struct plan *plan, const struct tiles *tiles, struct range queries,
                        struct range keys)
 {
+    const float *bias = plan->call->key_mask ? tiles->bias : NULL;
     for (int64_t t = 0; t < queries.count; t++) {
         float *row = tiles->scores + t * plan->score_stride;
         float *out = tiles->out + t * plan->value;
         const int64_t seen = keys_seen(plan, queries.from + t, keys);
         const float before = tiles->largest[t];
-        const float largest = row_mask(row, tiles->bias, seen, keys.count, before);
+        row_mask(row, bias, seen, keys.count);
+        const float largest = row_largest(row, keys.count, before);
         if (largest == -INFINITY) { /* no key yet */
             memset(row, 0, (size_t)keys.count * sizeof *row);
             continue;
@@ -242,11 +246,12 @@ enum status CPU(softmax)(struct stream *stream, const struct attention *call)
 static void tile_weigh_backward(const struct plan *plan, const struct tiles *tiles,
                                 const float *kept, struct range queries, struct range keys)
 {
+    const float *bias = plan->call->key_mask ? tiles->bias : NULL;
     for (int64_t t = 0; t < queries.count; t++) {
         float *row = tiles->scores + t * plan->score_stride;
         float *drow = tiles->dscores + t * plan->score_stride;
         const int64_t seen = keys_seen(plan, queries.from + t, keys);
-        row_mask(row, tiles->bias, seen, keys.count, -INFINITY);
+        row_mask(row, bias, seen, keys.count);
         row_exp2(row, keys.count, kept[2 * t]);
         for (int64_t s = 0; s < keys.count; s++) {
             row[s] *= kept[2 * t + 1];
