@@ -95,9 +95,9 @@ enum status fault_wrap(struct fault *fault, const char *format, ...)
     memcpy(inner, fault->text, sizeof inner);
     va_list args;
     va_start(args, format);
-    int length = vsnprintf(fault->text, sizeof fault->text, format, args);
+    vsnprintf(fault->text, sizeof fault->text, format, args);
     va_end(args);
-    if (length >= 0 && (size_t)length < sizeof fault->text)
-        snprintf(fault->text + length, sizeof fault->text - (size_t)length, ": %s", inner);
+    strncat(fault->text, ": ", sizeof fault->text - 1 - strlen(fault->text));
+    strncat(fault->text, inner, sizeof fault->text - 1 - strlen(fault->text));
     return fault->status;
 }

@@ -299,6 +299,7 @@ static const struct bad bad_files[] = {
     /* keys that do not agree */
     {13, "heads = 6", "E0501", 13, 9, 1, "`heads = 4` would do"},
     {21, "micro_batch = 5", "E0502", 21, 15, 1, "`micro_batch = 4` would do"},
+    {21, "micro_batch = 9", "E0502", 21, 15, 1, "`micro_batch = 8` would do"},
     {21, "micro_batch = 64", "E0502", 21, 15, 2, "`micro_batch = 32` would do"},
     {5, "ranks = 3", "E0503", 5, 9, 1, "`ranks = 2` would do"},
     {5, "ranks = 16", "E0503", 5, 9, 2, "`ranks = 8` would do"},
