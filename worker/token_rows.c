@@ -1,6 +1,5 @@
 #include "worker/token_rows.h"
 
-#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -12,7 +11,7 @@
 
 #include "worker/byte_source.h"
 
-_Static_assert(__BYTE_ORDER == __LITTLE_ENDIAN, "rows are used as they lie in the file");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "rows are used as they lie in the file");
 
 static enum status rows_map(const char *path, struct token_rows *rows, size_t *bytes,
                             struct fault *fault)
