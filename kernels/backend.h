@@ -132,29 +132,32 @@ struct attention {
     bool causal;
     float epsilon; /* favor */
     int64_t batch, heads, length, head_dim, value_dim;
-    int64_t features;          /* favor: m */
-    const float *projection;   /* favor: (m, d) */
-    const uint8_t *key_mask;   /* (B, L), 0: not a key, neither in numerator nor denominator; or NULL */
+    int64_t features;        /* favor: m */
+    const float *projection; /* favor: (m, d) */
+    const uint8_t
+        *key_mask; /* (B, L), 0: not a key, neither in numerator nor denominator; or NULL */
     struct heads_view q, k, v; /* (B, H, L, d) (B, H, L, d) (B, H, L, e); read only */
     struct heads_view out;     /* (B, H, L, e) */
-    float *saved; /* backend's own, of attention_saved_floats; kept for the backward pass; NULL: none will come */
+    float *
+        saved; /* backend's own, of attention_saved_floats; kept for the backward pass; NULL: none will come */
 };
 
 /* dq, dk, dv from dout; the shift of the stabiliser is not differentiated */
 struct attention_backward {
-    struct attention forward;  /* as it was called, out and saved filled by the same backend */
-    struct heads_view dout;    /* read only */
+    struct attention forward; /* as it was called, out and saved filled by the same backend */
+    struct heads_view dout;   /* read only */
     struct heads_view dq, dk, dv;
 };
 
 /* Mean-free sums: loss_sum = Σ -log softmax(logits)[target], over rows with target >= 0 */
 struct cross_entropy {
     int64_t rows, vocab;
-    float *logits;          /* (R, vocab); with `backward` they become softmax - onehot, 0 where no target */
+    float *logits; /* (R, vocab); with `backward` they become softmax - onehot, 0 where no target */
     const int32_t *targets; /* (R), -1: this row predicts nothing */
     bool backward;
     double *loss_sum;
-    int64_t *counted, *correct; /* rows with a target; those whose largest logit is the target (first of equals) */
+    int64_t *counted,
+        *correct; /* rows with a target; those whose largest logit is the target (first of equals) */
 };
 
 /* y += x */
@@ -184,8 +187,8 @@ struct adamw {
 struct backend {
     const char *name;        /* "reference", "cpu" */
     const char *description; /* "cpu (x86-64-v3)": with what the bits depend on */
-#define BACKEND_SLOT(op)                                                                           \
-    enum status (*op)(struct stream * stream, const struct op *arguments);                         \
+#define BACKEND_SLOT(op)                                                                            \
+    enum status (*op)(struct stream * stream, const struct op *arguments);                          \
     /* bytes of scratch for it with so many threads; pointers in the arguments are not looked at */ \
     size_t (*op##_scratch)(const struct op *arguments, int threads);
     BACKEND_OPS(BACKEND_SLOT)

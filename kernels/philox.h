@@ -11,7 +11,7 @@
 
 /* What a number is for; values lie in the definition of a run's bits: append, never renumber. */
 enum purpose {
-    PURPOSE_WEIGHTS = 1,    /* layer: tensor's place in the list of parameters; index: element / 2 */
+    PURPOSE_WEIGHTS = 1, /* layer: tensor's place in the list of parameters; index: element / 2 */
     PURPOSE_PROJECTION = 2, /* layer; index: (draw, element / 2) */
     PURPOSE_ORDER = 3,      /* index: (round, half, epoch) of the permutation of rows */
     PURPOSE_DROPOUT = 4,    /* layer: site; index: (step, sequence, position and column) */

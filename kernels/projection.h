@@ -22,8 +22,8 @@ struct projection_draw {
     uint32_t layer;
     uint32_t draw;         /* 0 at the start of a run, then one more with each redraw */
     int64_t features, dim; /* m, d */
-    bool orthogonal;       /* blocks of d rows from Gram-Schmidt of Gaussian rows: Haar (paper.md 1.5) */
-    bool regularized;      /* rows of length sqrt(d) (SMREG), else of a chi_d length of their own */
+    bool orthogonal;  /* blocks of d rows from Gram-Schmidt of Gaussian rows: Haar (paper.md 1.5) */
+    bool regularized; /* rows of length sqrt(d) (SMREG), else of a chi_d length of their own */
 };
 
 /* Writes `out` (m, d). `work` holds m * d doubles. Cannot fail; does not allocate. */
