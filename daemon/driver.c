@@ -28,10 +28,11 @@ struct tended {
     enum tended_phase {
         TENDED_UNPREPARED, /* its files could not be written; `fault` says why */
         TENDED_TO_START,   /* as soon as nothing of the attempt before lives */
-        TENDED_STARTED,    /* by this daemon, or adopted */
+        TENDED_STARTED,    /* by this daemon, not seen yet */
         TENDED_FOUND,      /* of an earlier daemon, not seen yet */
+        TENDED_SEEN,       /* its launcher runs, and that is recorded */
     } phase;
-    uint64_t since_ms;         /* in this phase */
+    uint64_t since_ms;         /* in this phase, or last seen alive */
     struct launch_order order; /* TENDED_TO_START */
     struct fault fault;        /* TENDED_UNPREPARED */
 };
@@ -290,16 +291,26 @@ static bool say_launch_failed(struct driver *driver, const struct tended *tended
     return drive_quietly(driver, &event);
 }
 
+struct spool_taking {
+    struct driver *driver;
+    bool store_failed;
+    bool refused; /* a report that is not in the database, and never will be */
+};
+
 static enum status take_spooled(void *context, const Performer__Report *report)
 {
-    struct driver *driver = context;
+    struct spool_taking *taking = context;
     struct event event = event_new(EVENT_REPORT);
     struct decision decision;
     struct fault fault;
     event.report.report = report;
-    enum status status = drive(driver, &event, &decision, &fault);
-    if (status == ST_OK && decision.answer.status != ST_OK)
+    enum status status = drive(taking->driver, &event, &decision, &fault);
+    if (status != ST_OK) {
+        taking->store_failed = true;
+    } else if (decision.answer.status != ST_OK) {
         log_warn("spool-refused", "%s", decision.answer.text);
+        taking->refused = true;
+    }
     decision_fini(&decision);
     return status;
 }
@@ -312,12 +323,11 @@ static bool take_spools(struct driver *driver, const struct tended *tended, cons
         struct fault fault;
         snprintf(path, sizeof path, "%s/rank-%" PRIu32 ".spool", directory, rank);
         if (access(path, F_OK) != 0) continue;
-        enum status status = spool_read(path, take_spooled, driver, &fault);
-        if (driver->store_failing) return false;
-        if (status != ST_OK) {
-            log_warn("spool-unreadable", "%s: %s", tended->run_id, fault.text);
-            continue; /* left there, for a person to look at */
-        }
+        struct spool_taking taking = {.driver = driver};
+        enum status status = spool_read(path, take_spooled, &taking, &fault);
+        if (taking.store_failed) return false;
+        if (status != ST_OK) log_warn("spool-unreadable", "%s: %s", tended->run_id, fault.text);
+        if (status != ST_OK || taking.refused) continue; /* left there, for a person to look at */
         if (unlink(path) != 0)
             log_warn("spool-left", "could not remove %s: %s", path, strerror(errno));
     }
@@ -339,39 +349,44 @@ static bool settle_attempt(struct driver *driver, const struct tended *tended,
 
 static bool tend_to_start(struct driver *driver, struct tended *tended, uint64_t now_ms)
 {
-    struct process process;
     struct fault fault;
     struct attempt_launcher *launcher = driver->launcher;
-    enum status status = launcher->start(launcher, &tended->order, &process, &fault);
+    enum status status = launcher->start(launcher, &tended->order, &fault);
     if (status == ST_BUSY && now_ms - tended->since_ms < EARLIER_GRACE_MS) return false;
     if (status != ST_OK) return say_launch_failed(driver, tended, fault.text);
 
     tended->phase = TENDED_STARTED;
     tended->since_ms = now_ms;
-    struct event event = event_new(EVENT_LAUNCHED);
-    event.launched =
-        (struct event_launched){tended->run, tended->attempt, process.pid, process.start_ticks};
-    drive_quietly(driver, &event); /* where it fails, launcher.json says the same */
     return false;
 }
 
 static bool tend_unseen(struct driver *driver, struct tended *tended, uint64_t now_ms)
 {
     if (now_ms - tended->since_ms < UNSEEN_GRACE_MS) return false;
-    if (tended->phase == TENDED_STARTED)
+    if (tended->phase != TENDED_FOUND)
         return say_launch_failed(driver, tended, "performer-launch could not begin: see its log");
     struct event event = event_new(EVENT_UNLAUNCHED);
     event.unlaunched = (struct event_unlaunched){tended->run, tended->attempt};
     return drive_quietly(driver, &event);
 }
 
-static bool tend_alive(struct driver *driver, struct tended *tended, const struct process *process)
+/* A launcher is told of once it has written launcher.json: a signal that follows from it finds somebody. */
+static bool tend_alive(struct driver *driver, struct tended *tended, const struct process *process,
+                       uint64_t now_ms)
 {
-    if (tended->phase != TENDED_FOUND) return false;
-    struct event event = event_new(EVENT_ADOPTED);
-    event.adopted =
-        (struct event_adopted){tended->run, tended->attempt, process->pid, process->start_ticks};
-    if (drive_quietly(driver, &event)) tended->phase = TENDED_STARTED;
+    struct event event;
+    tended->since_ms = now_ms;
+    if (tended->phase == TENDED_SEEN) return false;
+    if (tended->phase == TENDED_FOUND) {
+        event = event_new(EVENT_ADOPTED);
+        event.adopted = (struct event_adopted){tended->run, tended->attempt, process->pid,
+                                               process->start_ticks};
+    } else {
+        event = event_new(EVENT_LAUNCHED);
+        event.launched = (struct event_launched){tended->run, tended->attempt, process->pid,
+                                                 process->start_ticks};
+    }
+    if (drive_quietly(driver, &event)) tended->phase = TENDED_SEEN;
     return false;
 }
 
@@ -386,7 +401,7 @@ static bool tend_launched(struct driver *driver, struct tended *tended, uint64_t
     case LAUNCHER_GONE:
         return settle_attempt(driver, tended, directory);
     case LAUNCHER_ALIVE:
-        return tend_alive(driver, tended, &process);
+        return tend_alive(driver, tended, &process, now_ms);
     case LAUNCHER_UNSEEN:
         return tend_unseen(driver, tended, now_ms);
     }
@@ -402,6 +417,7 @@ static bool tend_one(struct driver *driver, struct tended *tended, uint64_t now_
         return tend_to_start(driver, tended, now_ms);
     case TENDED_STARTED:
     case TENDED_FOUND:
+    case TENDED_SEEN:
         return tend_launched(driver, tended, now_ms);
     }
     return false;

@@ -157,8 +157,7 @@ static void make_arguments(const struct local *local, const struct launch_order 
     arguments[count] = NULL;
 }
 
-static enum status spawn(struct local *local, const struct launch_order *order, pid_t *pid,
-                         struct fault *fault)
+static enum status spawn(struct local *local, const struct launch_order *order, struct fault *fault)
 {
     char ranks[16], plan[LAUNCHER_PATH_MAX + 16];
     const char *arguments[ARGUMENTS_MAX];
@@ -184,12 +183,11 @@ static enum status spawn(struct local *local, const struct launch_order *order, 
         child_forget(child);
         return fault_errno(fault, -error, "could not run %s", local->launch);
     }
-    *pid = child->handle.pid;
     return ST_OK;
 }
 
 static enum status local_start(struct attempt_launcher *launcher, const struct launch_order *order,
-                               struct process *process, struct fault *fault)
+                               struct fault *fault)
 {
     struct process earlier;
     if (order->earlier_directory[0] != '\0' &&
@@ -198,12 +196,7 @@ static enum status local_start(struct attempt_launcher *launcher, const struct l
         return fault_set(fault, ST_BUSY, "the attempt before still lives, as process %d",
                          (int)earlier.pid);
     }
-    pid_t pid;
-    enum status status = spawn(local_of(launcher), order, &pid, fault);
-    if (status != ST_OK) return status;
-    /* Where it has ended already, its files say how. */
-    if (process_identify(pid, process, NULL) != ST_OK) *process = (struct process){.pid = pid};
-    return ST_OK;
+    return spawn(local_of(launcher), order, fault);
 }
 
 /* `name` in the directory of this executable. */

@@ -32,10 +32,10 @@ enum launcher_state {
 struct attempt_launcher {
     const char *name;
 
-    /* Starts the attempt. ST_BUSY: something of the earlier attempt still lives and has been told to
-     * die; call again in a moment. On ST_OK `*process` is the launcher's. */
+    /* Starts the attempt; that it runs is told by `probe`. ST_BUSY: something of the earlier attempt still lives and
+     * has been told to die; call again in a moment. */
     enum status (*start)(struct attempt_launcher *launcher, const struct launch_order *order,
-                         struct process *process, struct fault *fault);
+                         struct fault *fault);
 
     /* `*process` is filled where the answer is LAUNCHER_ALIVE. Ranks whose launcher was killed are sent SIGKILL:
      * nobody else would look after them. */

@@ -174,7 +174,9 @@ static Performer__CheckpointInfo *checkpoint_info(const struct checkpoint_row *r
     performer__checkpoint_info__init(info);
     info->step = row->step;
     info->path = message_text(row->path);
-    info->verdict = message_text(verdict_name(row->verdict));
+    /* Somebody else may have removed it: what is not there is not good, whatever was told. */
+    bool missing = row->verdict == VERDICT_GOOD && access(row->path, F_OK) != 0 && errno == ENOENT;
+    info->verdict = message_text(verdict_name(missing ? VERDICT_MISSING : row->verdict));
     info->attempt = row->attempt;
     info->bytes = row->bytes;
     info->saved_ms = row->saved_ms;

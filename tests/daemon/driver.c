@@ -244,7 +244,10 @@ Test(driver, an_earlier_attempt_that_still_lives_is_waited_for)
     cr_assert_geq(workshop.starts, 2);
     state_is(run, RUN_STARTING);
     workshop.start_status = ST_OK;
+    int before = workshop.starts;
     driver_tick(&workshop.driver);
+    driver_tick(&workshop.driver);
+    cr_assert_eq(workshop.starts, before + 1);
     cr_assert_eq(coordinator_run(&workshop.coordinator, run)->attempt.pid, 4711);
 }
 
@@ -260,6 +263,7 @@ Test(driver, files_that_cannot_be_written_fail_the_launch)
 Test(driver, a_kill_is_a_signal_and_a_cancel_is_an_order)
 {
     uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
     driver_tick(&workshop.driver);
     workshop_report(&workshop, 0, 1, 1);
     Performer__Response *response =
@@ -279,6 +283,32 @@ Test(driver, a_kill_is_a_signal_and_a_cancel_is_an_order)
     driver_tick(&workshop.driver);
     state_is(run, RUN_CANCELLED);
     refused(workshop_act(&workshop, "r9", PERFORMER__ACTION__ACTION_KILL), ST_NOT_FOUND, "r9");
+}
+
+static void kill_run(const char *run)
+{
+    Performer__Response *response = workshop_act(&workshop, run, PERFORMER__ACTION__ACTION_KILL);
+    cr_assert_eq(response->status, ST_OK, "%s", response->text);
+    performer__response__free_unpacked(response, NULL);
+}
+
+/* performer-launch needs a moment until launcher.json says whom to signal. */
+Test(driver, a_kill_that_comes_before_the_launcher_waits_for_it)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    workshop.state = LAUNCHER_UNSEEN;
+    driver_tick(&workshop.driver);
+    cr_assert_eq(workshop.starts, 1);
+    kill_run("r1");
+    driver_tick(&workshop.driver);
+    cr_assert_eq(workshop.signals, 0);
+    workshop.state = LAUNCHER_ALIVE;
+    driver_tick(&workshop.driver);
+    cr_assert_eq(workshop.signals, 1);
+    cr_assert_eq(workshop.last_signal, SIGKILL);
+    workshop.state = LAUNCHER_GONE;
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_CANCELLED);
 }
 
 /* No file may grow: what a full disk is like, for the database and for everything beside it. */
@@ -317,6 +347,54 @@ Test(driver, a_full_disk_refuses_and_loses_nothing)
     workshop_restart(&workshop);
     state_is(run, RUN_SUCCEEDED);
     cr_assert_eq(workshop.coordinator.run_count, 2);
+}
+
+Test(driver, a_launcher_that_was_seen_on_a_full_disk_is_recorded_later)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    workshop.state = LAUNCHER_UNSEEN;
+    driver_tick(&workshop.driver);
+    workshop.state = LAUNCHER_ALIVE;
+    fill_disk(true);
+    driver_tick(&workshop.driver);
+    int64_t meanwhile = coordinator_run(&workshop.coordinator, run)->attempt.pid;
+    fill_disk(false);
+    cr_assert_eq(meanwhile, 0);
+    driver_tick(&workshop.driver);
+    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->attempt.pid, 4711);
+    kill_run("r1");
+    cr_assert_eq(workshop.signals, 1);
+}
+
+/* Nothing of the spool is new, so taking it says nothing about the store. */
+Test(driver, a_store_that_failed_before_holds_no_end_up)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    workshop_report(&workshop, 0, 1, 3);
+    fill_disk(true);
+    Performer__Response *response =
+        workshop_submit_text(&workshop, workshop_job("two", 1, ""), "key");
+    fill_disk(false);
+    cr_assert_neq(response->status, ST_OK);
+    performer__response__free_unpacked(response, NULL);
+    workshop_spool(&workshop, 0, 1, 3);
+    workshop_ranks_end(&workshop, 1, ST_OK);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_SUCCEEDED);
+}
+
+Test(driver, a_spool_with_a_report_that_is_refused_is_left_for_a_person)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    workshop_report(&workshop, 0, 1, 3);
+    workshop_spool(&workshop, 0, 5, 6); /* where are 2 to 4? */
+    workshop_ranks_end(&workshop, 1, ST_OK);
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_SUCCEEDED);
+    cr_assert_eq(
+        access(scratch_path(&workshop.scratch, "state/runs/r1/attempt-1/rank-0.spool"), F_OK), 0);
 }
 
 Test(driver, an_unknown_run_s_report_is_refused)

@@ -236,6 +236,45 @@ Test(query, events)
     cr_assert_eq(response->event_page->n_events, all - 1);
 }
 
+static void tell_saved(uint64_t sequence, uint64_t step, const char *path)
+{
+    Performer__Request request = PERFORMER__REQUEST__INIT;
+    Performer__Report report = PERFORMER__REPORT__INIT;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT, *notices[] = {&notice};
+    Performer__CheckpointSaved saved = PERFORMER__CHECKPOINT_SAVED__INIT;
+    saved.path = (char *)path;
+    notice.step = step;
+    notice.what_case = PERFORMER__NOTICE__WHAT_CHECKPOINT_SAVED;
+    notice.checkpoint_saved = &saved;
+    report.run = "r1";
+    report.attempt = 1;
+    report.nonce = workshop.order.nonce;
+    report.sequence = sequence;
+    report.n_notices = 1;
+    report.notices = notices;
+    request.body_case = PERFORMER__REQUEST__BODY_REPORT;
+    request.report = &report;
+    Performer__Response *taken = driver_answer(&workshop.driver, &request);
+    cr_assert_eq(taken->status, ST_OK, "%s", taken->text);
+    performer__response__free_unpacked(taken, NULL);
+}
+
+Test(query, a_checkpoint_that_somebody_removed_is_missing)
+{
+    make_running();
+    tell_saved(2, 3, scratch_path(&workshop.scratch, "state/runs/r1"));
+    tell_saved(3, 5, scratch_path(&workshop.scratch, "state/runs/r1/checkpoints/step-5"));
+    Performer__Request request = PERFORMER__REQUEST__INIT;
+    Performer__QueryCheckpoints body = PERFORMER__QUERY_CHECKPOINTS__INIT;
+    body.run = "r1";
+    request.body_case = PERFORMER__REQUEST__BODY_QUERY_CHECKPOINTS;
+    request.query_checkpoints = &body;
+    ask(&request);
+    cr_assert_eq(response->checkpoint_list->n_checkpoints, 2);
+    cr_assert_str_eq(response->checkpoint_list->checkpoints[0]->verdict, "good");
+    cr_assert_str_eq(response->checkpoint_list->checkpoints[1]->verdict, "missing");
+}
+
 Test(query, a_log_is_read_on_and_ends)
 {
     make_running();
