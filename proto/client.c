@@ -1,5 +1,6 @@
 #include "proto/client.h"
 
+#include <errno.h>
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/req.h>
 #include <pthread.h>
@@ -8,13 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "proto/wire.h"
 
 enum {
     RECONNECT_MIN_MS = 10,
     RECONNECT_MAX_MS = 250,
-    CONNECT_MS = 100, /* how long nng is given before it is found out why it does not connect */
+    CONNECT_MS = 500, /* a daemon that has not taken the connection by then is away */
 };
 
 struct client {
@@ -95,8 +97,9 @@ static void lock_fini(struct client *client)
 }
 
 /* True as soon as a connection is up, false when none is until then. */
-static bool connected_until(struct client *client, int64_t until_ms)
+static bool connected_within(struct client *client, nng_duration wait_ms)
 {
+    int64_t until_ms = now_ms() + wait_ms;
     const struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
     int error = 0;
     pthread_mutex_lock(&client->lock);
@@ -160,96 +163,51 @@ static int wait_for(nng_aio *aio)
     return nng_aio_result(aio);
 }
 
-/* Moves `length` bytes over a stream of nng's, to the peer or from it. */
-static int stream_move(struct client *client, nng_stream *stream,
-                       void (*move)(nng_stream *, nng_aio *), void *bytes, size_t length,
-                       int64_t deadline_ms)
-{
-    size_t moved = 0;
-    while (moved < length) {
-        nng_iov part = {.iov_buf = (char *)bytes + moved, .iov_len = length - moved};
-        nng_aio_set_iov(client->aio, 1, &part);
-        nng_aio_set_timeout(client->aio, left_ms(deadline_ms));
-        move(stream, client->aio);
-        int error = wait_for(client->aio);
-        if (error != 0) return error;
-        moved += nng_aio_count(client->aio);
-    }
-    return 0;
-}
-
-/* The handshake of a requester with a replier (SP over TCP and IPC): who hangs up within it can make nng
- * 1.5 deaf to every later connection. */
-static int handshake(struct client *client, nng_stream *stream, int64_t deadline_ms)
-{
-    unsigned char ours[8] = {0, 'S', 'P', 0, 0, 0x30, 0, 0}, theirs[8];
-    int error = stream_move(client, stream, nng_stream_send, ours, sizeof ours, deadline_ms);
-    if (error != 0) return error;
-    error = stream_move(client, stream, nng_stream_recv, theirs, sizeof theirs, deadline_ms);
-    if (error != 0) return error;
-    const unsigned char replier[8] = {0, 'S', 'P', 0, 0, 0x31, 0, 0};
-    return memcmp(theirs, replier, sizeof theirs) == 0 ? 0 : NNG_EPROTO;
-}
-
-/*
- * Why there is no connection, 0 where there could be one. nng's own dialer tries for ever in silence, so
- * nobody could tell a daemon that is away from one that is slow.
- */
-static int probe(struct client *client, int64_t deadline_ms)
-{
-    nng_stream_dialer *dialer;
-    int error = nng_stream_dialer_alloc(&dialer, client->url);
-    if (error != 0) return error;
-    nng_aio_set_timeout(client->aio, left_ms(deadline_ms));
-    nng_stream_dialer_dial(dialer, client->aio);
-    error = wait_for(client->aio);
-    if (error == 0) {
-        nng_stream *stream = nng_aio_get_output(client->aio, 0);
-        error = handshake(client, stream, deadline_ms);
-        nng_stream_free(stream);
-    }
-    nng_stream_dialer_free(dialer);
-    return error;
-}
-
-/* Waits for a connection; where none comes up, says why. */
-static int await_connection(struct client *client, int64_t deadline_ms)
-{
-    int64_t soon_ms = now_ms() + CONNECT_MS;
-    if (connected_until(client, soon_ms < deadline_ms ? soon_ms : deadline_ms)) return 0;
-    int error = probe(client, deadline_ms);
-    if (error != 0) return error;
-    return connected_until(client, deadline_ms) ? 0 : NNG_ETIMEDOUT;
-}
-
 static enum status silent(const struct client *client, int timeout_ms, struct fault *fault)
 {
     return fault_set(fault, ST_TIMED_OUT, "performerd at %s did not answer within %d ms",
                      client->url, timeout_ms);
 }
 
-static enum status unreachable(const struct client *client, int error, struct fault *fault)
+/* nng's dialer tries again in silence, so what can be seen of a socket is looked at. */
+static const char *why_unreachable(const char *url)
+{
+    const char *scheme = "ipc://";
+    bool local = strncmp(url, scheme, strlen(scheme)) == 0;
+    if (local && access(url + strlen(scheme), R_OK | W_OK) != 0) return strerror(errno);
+    return "nobody takes the connection";
+}
+
+static enum status unreachable(const struct client *client, struct fault *fault)
 {
     return fault_set(fault, ST_UNREACHABLE,
                      "no performerd at %s (%s); start it with \"performerd\", or name another with "
                      "--url or PERFORMERD_URL",
+                     client->url, why_unreachable(client->url));
+}
+
+static enum status lost(const struct client *client, int error, struct fault *fault)
+{
+    return fault_set(fault, status_from_nng(error),
+                     "lost performerd at %s before it answered (%s): it may or may not have done "
+                     "what was asked",
                      client->url, nng_strerror(error));
 }
 
 /*
- * Gives the request to a connection. A connection that is lost just before it takes the request leaves nng
+ * Gives the request to a connection; NNG_ECONNREFUSED where none comes up. A connection that is lost just before it takes the request leaves nng
  * waiting for another one, so it waits for short times, and looks in between whether anybody is there.
  */
 static int deliver(struct client *client, nng_ctx context, int64_t deadline_ms, nng_msg *message)
 {
     for (;;) {
-        int error = await_connection(client, deadline_ms);
-        if (error != 0) return error;
         nng_duration left = left_ms(deadline_ms);
-        nng_aio_set_timeout(client->aio, left < CONNECT_MS ? left : CONNECT_MS);
+        nng_duration wait = left < CONNECT_MS ? left : CONNECT_MS;
+        if (!connected_within(client, wait)) return NNG_ECONNREFUSED;
+        nng_aio_set_timeout(client->aio, wait);
         nng_aio_set_msg(client->aio, message);
         nng_ctx_send(context, client->aio);
-        error = wait_for(client->aio);
+        int error = wait_for(client->aio);
         if (error != NNG_ETIMEDOUT || left <= CONNECT_MS) return error;
     }
 }
@@ -261,18 +219,15 @@ static enum status exchange(struct client *client, nng_ctx context, int timeout_
     int64_t deadline_ms = now_ms() + timeout_ms;
     int error = deliver(client, context, deadline_ms, request);
     if (error != 0) nng_msg_free(request);
+    if (error == NNG_ECONNREFUSED) return unreachable(client, fault);
     if (error == NNG_ETIMEDOUT) return silent(client, timeout_ms, fault);
-    if (error != 0) return unreachable(client, error, fault);
+    if (error != 0) return lost(client, error, fault);
 
     nng_aio_set_timeout(client->aio, left_ms(deadline_ms));
     nng_ctx_recv(context, client->aio);
     error = wait_for(client->aio);
     if (error == NNG_ETIMEDOUT) return silent(client, timeout_ms, fault);
-    if (error != 0)
-        return fault_set(fault, status_from_nng(error),
-                         "lost performerd at %s before it answered (%s): it may or may not have "
-                         "done what was asked",
-                         client->url, nng_strerror(error));
+    if (error != 0) return lost(client, error, fault);
     *answer = nng_aio_get_msg(client->aio);
     return ST_OK;
 }
