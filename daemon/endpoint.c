@@ -24,7 +24,10 @@
  *   `---- on nng's threads ----'`-- on the loop's ---'`--- nng's ------'
  *
  * Connections that have not said a word are counted in `silent`: where one ends without a request, it was
- * no client of ours (nng ends those that claim too large a frame). A bound on them keeps crowds out.
+ * no client of ours (nng ends those that claim too large a frame). There is a bound on them.
+ *
+ * What rude peers can do: one that leaves before nng has greeted it makes nng pause for up to 100 ms before it
+ * accepts the next, so others wait for that long. Who may connect at all is the socket's owner (mode 0600).
  */
 
 enum {
@@ -51,7 +54,7 @@ struct endpoint {
 
     pthread_mutex_t mutex; /* guards what follows; held for moments only */
     struct exchange *first, *last;
-    nng_pipe silent[SILENT_MAX];
+    nng_pipe silent[SILENT_MAX]; /* (silent_count), oldest first */
     int silent_count;
 
     atomic_uint_fast64_t rejected;
@@ -78,8 +81,10 @@ static enum status status_from_nng(int error)
 }
 
 /*
- * Takes the place of libc's for nng. nng 1.5 greets whoever connects; where that one has gone already the
- * kernel says EPIPE, nng makes NNG_ECLOSED of it, and its listener takes that for its own end: it accepts nobody ever
+ * Takes the place of libc's for nng, in performerd and wherever this file is linked: a definition in the program
+ * comes before those of shared libraries, libc's and the sanitizers' among them, and before an archive's.
+ * nng 1.5 greets whoever connects; where that one has gone already the kernel says EPIPE, nng makes NNG_ECLOSED
+ * of it, and its listener takes that for its own end: it accepts nobody ever
  * again. A connection that was reset, which is what has happened, it passes over.
  */
 __attribute__((visibility("default"))) ssize_t sendmsg(int socket, const struct msghdr *message,
@@ -92,13 +97,28 @@ __attribute__((visibility("default"))) ssize_t sendmsg(int socket, const struct 
 
 /* ---- connections that have not said a word ---- */
 
-static bool silent_add(struct endpoint *endpoint, nng_pipe pipe)
+/* Under the mutex; the others stay in order of age. */
+static void silent_forget(struct endpoint *endpoint, int place)
 {
+    endpoint->silent_count--;
+    memmove(&endpoint->silent[place], &endpoint->silent[place + 1],
+            (size_t)(endpoint->silent_count - place) * sizeof endpoint->silent[0]);
+}
+
+/* Who has been silent for longest makes room: a crowd that says nothing keeps nobody out. */
+static void silent_add(struct endpoint *endpoint, nng_pipe pipe)
+{
+    nng_pipe oldest = NNG_PIPE_INITIALIZER;
     pthread_mutex_lock(&endpoint->mutex);
-    bool room = endpoint->silent_count < SILENT_MAX;
-    if (room) endpoint->silent[endpoint->silent_count++] = pipe;
+    if (endpoint->silent_count == SILENT_MAX) {
+        oldest = endpoint->silent[0];
+        silent_forget(endpoint, 0);
+    }
+    endpoint->silent[endpoint->silent_count++] = pipe;
     pthread_mutex_unlock(&endpoint->mutex);
-    return room;
+    if (nng_pipe_id(oldest) <= 0) return;
+    atomic_fetch_add(&endpoint->rejected, 1);
+    nng_pipe_close(oldest);
 }
 
 /* Forgets `pipe`; whether it was there. */
@@ -108,7 +128,7 @@ static bool silent_remove(struct endpoint *endpoint, nng_pipe pipe)
     pthread_mutex_lock(&endpoint->mutex);
     for (int i = 0; i < endpoint->silent_count && !found; i++) {
         if (nng_pipe_id(endpoint->silent[i]) != nng_pipe_id(pipe)) continue;
-        endpoint->silent[i] = endpoint->silent[--endpoint->silent_count];
+        silent_forget(endpoint, i);
         found = true;
     }
     pthread_mutex_unlock(&endpoint->mutex);
@@ -119,9 +139,7 @@ static void pipe_changed(nng_pipe pipe, nng_pipe_ev event, void *argument)
 {
     struct endpoint *endpoint = argument;
     if (event == NNG_PIPE_EV_ADD_PRE) {
-        if (silent_add(endpoint, pipe)) return;
-        atomic_fetch_add(&endpoint->rejected, 1);
-        nng_pipe_close(pipe);
+        silent_add(endpoint, pipe);
     } else if (silent_remove(endpoint, pipe)) {
         atomic_fetch_add(&endpoint->rejected, 1);
     }

@@ -229,6 +229,22 @@ Test(endpoint, half_a_frame_holds_nobody_up)
     rejected_reaches(40);
 }
 
+/* More than SILENT_MAX in endpoint.c. */
+Test(endpoint, a_crowd_that_greets_and_says_nothing_keeps_nobody_out)
+{
+    enum { CROWD = 300 };
+    int peers[CROWD];
+    for (int i = 0; i < CROWD; i++) {
+        char greeting[8];
+        peers[i] = connect_raw();
+        send_raw(peers[i], "\0SP\0\0\x30\0\0", 8);
+        cr_assert_eq(recv(peers[i], greeting, sizeof greeting, MSG_WAITALL), 8, "peer %d", i);
+    }
+    for (int i = 0; i < 5; i++) ping();
+    rejected_reaches(CROWD - 256);
+    for (int i = 0; i < CROWD; i++) close(peers[i]);
+}
+
 /* nng 1.5 went deaf here: see sendmsg in endpoint.c. */
 Test(endpoint, peers_that_leave_before_the_greeting_do_not_deafen_it)
 {
