@@ -125,28 +125,48 @@ struct heads_view {
     int64_t batch_stride, head_stride, row_stride;
 };
 
-/* out = attention(q, k, v) by head: design section 6, paper equations (1)-(7), Algorithm 1 */
+/*
+ * out = attention(q, k, v) by head: design section 6, paper equations (1)-(7), Algorithm 1.
+ *
+ * linformer (Wang et al. 2020, equation 7): softmax(q (E k)^T / sqrt(d)) (F v). A key that is masked is left
+ * out of both products. Every query sees all keys: causal is not supported.
+ *
+ * reformer (Kitaev et al. 2020, section 2 and its appendix on several rounds): keys are k = q / |q|, so q alone
+ * is read. In each round a position's bucket is argmax [q R; -q R], first of equals; positions are sorted by
+ * (bucket, position) and cut into chunks of `chunk`. A query sees the keys of its bucket in its own chunk
+ * and in the chunk before (the first has none before it; the order does not wrap around), and when causal only
+ * those at positions before its own. Weights are exp(q . k / sqrt(d)) over the union of what the rounds see: the paper's
+ * combination by log-sum-exp, each pair divided by the number of rounds that see it. Itself a query sees
+ * only where it sees nothing else. A masked position is neither key nor query: it is in no chunk, its output 0.
+ * Bucket and order are not differentiated.
+ *
+ * Causal reformer: no weight falls on a later position, but where chunks begin is counted over all positions of the
+ * sequence, so a later token can move an earlier one into another chunk and so change which of the earlier keys it
+ * sees. That lies in the method, wherever a bucket is cut by chunks.
+ */
 struct attention {
     enum attention_kind kind;
     enum attention_kernel kernel; /* favor */
     bool causal;
     float epsilon; /* favor */
     int64_t batch, heads, length, head_dim, value_dim;
-    int64_t features;        /* favor: m */
-    const float *projection; /* favor: (m, d) */
-    const uint8_t
-        *key_mask; /* (B, L), 0: not a key, neither in numerator nor denominator; or NULL */
-    struct heads_view q, k, v; /* (B, H, L, d) (B, H, L, d) (B, H, L, e); read only */
+    int64_t features;          /* favor: m */
+    const float *projection;   /* favor: (m, d) */
+    const uint8_t *key_mask;   /* (B, L), 0: not a key, in no sum at all; or NULL */
+    struct heads_view q, k, v; /* (B, H, L, d) (B, H, L, d) (B, H, L, e); reformer: no k */
     struct heads_view out;     /* (B, H, L, e) */
-    float *
-        saved; /* backend's own, of attention_saved_floats; kept for the backward pass; NULL: none will come */
+    float *saved; /* attention_saved_floats of the backend's own; NULL: no backward pass comes */
+    int64_t rank; /* linformer: r, 1 ... L */
+    const float *key_projection, *value_projection; /* linformer: E and F, (r, L) */
+    int64_t rounds, buckets, chunk; /* reformer: hash rounds; buckets, even; positions of a chunk */
+    const float *rotations;         /* reformer: R, (rounds, d, buckets / 2) */
 };
 
 /* dq, dk, dv from dout; the shift of the stabiliser is not differentiated */
 struct attention_backward {
-    struct attention forward; /* as it was called, out and saved filled by the same backend */
-    struct heads_view dout;   /* read only */
-    struct heads_view dq, dk, dv;
+    struct attention forward;     /* as it was called, out and saved filled by the same backend */
+    struct heads_view dout;       /* read only */
+    struct heads_view dq, dk, dv; /* reformer: dq is all that comes back through k too, no dk */
 };
 
 /* Mean-free sums: loss_sum = Σ -log softmax(logits)[target], over rows with target >= 0 */

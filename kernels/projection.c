@@ -97,16 +97,22 @@ static void gaussian_pair(const struct source *source, uint32_t pair, double pai
     pairs[1] = radius * point[1];
 }
 
-void gaussian_fill(uint64_t seed, enum purpose purpose, uint32_t layer, int64_t count, double scale,
-                   float *out)
+void gaussian_draw(uint64_t seed, enum purpose purpose, uint32_t layer, uint32_t draw,
+                   int64_t count, double scale, float *out)
 {
     for (int64_t i = 0; i < count; i += 2) {
-        const struct source source = {seed, purpose, layer, (uint32_t)(i >> 33), 0};
+        const struct source source = {seed, purpose, layer, (uint32_t)(i >> 33), draw};
         double pair[2];
         gaussian_pair(&source, (uint32_t)(i >> 1), pair);
         out[i] = (float)(scale * pair[0]);
         if (i + 1 < count) out[i + 1] = (float)(scale * pair[1]);
     }
+}
+
+void gaussian_fill(uint64_t seed, enum purpose purpose, uint32_t layer, int64_t count, double scale,
+                   float *out)
+{
+    gaussian_draw(seed, purpose, layer, 0, count, scale, out);
 }
 
 enum { PART_ROWS = 0, PART_LENGTHS = 1 };

@@ -2,7 +2,7 @@
 #define KERNELS_PROJECTION_H
 
 /*
- * Gaussians and the random projections of FAVOR+: one routine in double, with logarithm and cosine of our
+ * Gaussians and the random projections of attention: one routine in double, with logarithm and cosine of our
  * own, no contraction and a single rounding at the end, so that draw k of a run has the same bits on every
  * rank, backend and machine.
  */
@@ -16,6 +16,10 @@
 /* out[i] = scale * N(0, 1), i < count, element i a function of (seed, purpose, layer, i) alone. */
 void gaussian_fill(uint64_t seed, enum purpose purpose, uint32_t layer, int64_t count, double scale,
                    float *out);
+
+/* The same for draw number `draw`: with each redraw other numbers. Draw 0 is gaussian_fill. */
+void gaussian_draw(uint64_t seed, enum purpose purpose, uint32_t layer, uint32_t draw,
+                   int64_t count, double scale, float *out);
 
 struct projection_draw {
     uint64_t seed;

@@ -124,6 +124,35 @@ static double row_length(const float *row, int64_t dim)
 enum { FEATURES_MAX = 300, DIM_MAX = 128 };
 static float projection[FEATURES_MAX * DIM_MAX];
 
+/* Draw 0 is gaussian_fill; another draw, purpose or layer gives other
+ * numbers, of the right size, that have nothing to do with them. */
+Test(projection, draws_of_a_matrix_are_gaussian_and_independent)
+{
+    enum { COUNT = 20001 };
+    static float first[COUNT], filled[COUNT], other[COUNT];
+    gaussian_fill(7, PURPOSE_ROTATIONS, 3, COUNT, 0.5, filled);
+    gaussian_draw(7, PURPOSE_ROTATIONS, 3, 0, COUNT, 0.5, first);
+    cr_expect(memcmp(first, filled, sizeof first) == 0);
+
+    static const struct {
+        enum purpose purpose;
+        uint32_t layer, draw;
+    } others[] = {{PURPOSE_ROTATIONS, 3, 1},
+                  {PURPOSE_ROTATIONS, 4, 0},
+                  {PURPOSE_KEY_PROJECTION, 3, 0},
+                  {PURPOSE_VALUE_PROJECTION, 3, 0}};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        gaussian_draw(7, others[i].purpose, others[i].layer, others[i].draw, COUNT, 0.5, other);
+        double product = 0, square = 0;
+        for (int at = 0; at < COUNT; at++) {
+            product += (double)first[at] * other[at] / (0.25 * COUNT);
+            square += (double)other[at] * other[at] / (0.25 * COUNT);
+        }
+        cr_expect(fabs(product) < 5 / sqrt(COUNT), "%zu: correlation %g", i, product);
+        cr_expect(fabs(square - 1) < 5 * sqrt(2.0 / COUNT), "%zu: variance %g", i, square);
+    }
+}
+
 Test(projection, blocks_are_orthogonal)
 {
     static const struct {
