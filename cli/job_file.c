@@ -9,14 +9,12 @@
 #include "proto/cost.h"
 #include "proto/durable.h"
 
-enum { JOB_BYTES_MAX = 1 << 20 };
-
 enum exit_code job_file_read(const struct invocation *invocation, struct job_file *job)
 {
     struct fault fault;
 
     *job = (struct job_file){.path = invocation->argument};
-    enum status status = file_read(job->path, JOB_BYTES_MAX, &job->text, &job->length, &fault);
+    enum status status = file_read(job->path, JOBSPEC_BYTES_MAX, &job->text, &job->length, &fault);
     if (status != ST_OK) {
         report_fault(invocation, &fault);
         return EXIT_CODE_JOB_INVALID;

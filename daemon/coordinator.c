@@ -32,44 +32,42 @@ static bool run_id_begins(const struct run *run, const char *text)
     return text[0] != '\0' && strncmp(run->id, text, strlen(text)) == 0;
 }
 
-/* ST_NOT_FOUND: none fits; ST_INVALID: several do, and the fault names the newest of them. */
-static enum status find_only(const struct coordinator *coordinator, const char *text,
-                             bool (*fits)(const struct run *, const char *), const struct run **run,
-                             struct fault *fault)
+/* How many fit, and one of them; `names` tells the newest, as many as there is room for. */
+static size_t find_fitting(const struct coordinator *coordinator, const char *text,
+                           bool (*fits)(const struct run *, const char *), const struct run **run,
+                           char *names, size_t size)
 {
-    const struct run *found = NULL;
-    char names[160];
-    size_t length = 0, count = 0;
+    size_t length = 0, count = 0, named = 0;
     for (size_t i = coordinator->run_count; i-- > 0;) {
         const struct run *candidate = coordinator->runs[i];
         if (!fits(candidate, text)) continue;
-        found = candidate;
+        *run = candidate;
         count++;
-        if (length + RUN_ID_SIZE + 4 < sizeof names)
-            length += (size_t)snprintf(names + length, sizeof names - length, "%s%s",
-                                       length > 0 ? ", " : "", candidate->id);
+        if (length + RUN_ID_SIZE + sizeof ", , ..." >= size) continue;
+        length += (size_t)snprintf(names + length, size - length, "%s%s", named > 0 ? ", " : "",
+                                   candidate->id);
+        named++;
     }
-    if (count == 0) return ST_NOT_FOUND;
-    if (count > 1)
-        return fault_set(fault, ST_INVALID, "`%.80s` can mean %zu runs (%s%s): give the whole id",
-                         text, count, names, count > 8 ? ", ..." : "");
-    *run = found;
-    return ST_OK;
+    if (named < count) snprintf(names + length, size - length, ", ...");
+    return count;
 }
 
 enum status coordinator_find(const struct coordinator *coordinator, const char *text,
                              const struct run **run, struct fault *fault)
 {
-    const struct run *exact = coordinator_run_by_id(coordinator, text);
-    if (exact) {
-        *run = exact;
-        return ST_OK;
-    }
-    enum status status = find_only(coordinator, text, run_has_name, run, fault);
-    if (status == ST_NOT_FOUND) status = find_only(coordinator, text, run_id_begins, run, fault);
-    if (status == ST_NOT_FOUND)
-        return fault_set(fault, ST_NOT_FOUND, "there is no run `%.80s`", text);
-    return status;
+    const struct run *found = coordinator_run_by_id(coordinator, text);
+    char names[160];
+    size_t count = found ? 1 : 0;
+    if (count == 0)
+        count = find_fitting(coordinator, text, run_has_name, &found, names, sizeof names);
+    if (count == 0)
+        count = find_fitting(coordinator, text, run_id_begins, &found, names, sizeof names);
+    if (count == 0) return fault_set(fault, ST_NOT_FOUND, "there is no run `%.80s`", text);
+    if (count > 1)
+        return fault_set(fault, ST_NOT_FOUND, "`%.80s` can mean %zu runs (%s): give the whole id",
+                         text, count, names);
+    *run = found;
+    return ST_OK;
 }
 
 uint32_t coordinator_ranks_in_use(const struct coordinator *coordinator)

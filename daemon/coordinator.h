@@ -168,7 +168,7 @@ const struct run *coordinator_run_by_id(const struct coordinator *coordinator, c
 
 /*
  * The run that a person means: an id, else a name that one run alone has, else the beginning of one
- * id alone. ST_NOT_FOUND; ST_INVALID: it fits several, and the fault names them.
+ * id alone. ST_NOT_FOUND: there is none, or there are several, and the fault names them.
  */
 enum status coordinator_find(const struct coordinator *coordinator, const char *text,
                              const struct run **run, struct fault *fault);

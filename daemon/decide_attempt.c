@@ -19,11 +19,7 @@ static void record_launched(const struct scene *scene, int64_t pid, uint64_t pid
 {
     scene_record(scene, RECORD_ATTEMPT_LAUNCHED)->attempt_launched =
         (struct record_attempt_launched){.pid = pid, .pid_start_time = pid_start_time};
-    if (scene->run->stop != STOP_KILL) return;
-    struct effect *effect = scene_effect(scene, EFFECT_SIGNAL);
-    effect->signal = SIGKILL;
-    effect->pid = pid;
-    effect->pid_start_time = pid_start_time;
+    if (scene->run->stop == STOP_KILL) scene_effect(scene, EFFECT_SIGNAL)->signal = SIGKILL;
 }
 
 void decide_launched(const struct scene *scene)

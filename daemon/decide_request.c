@@ -90,12 +90,8 @@ static bool stop_comes_late(const struct scene *scene)
 
 static void kill_attempt(const struct scene *scene)
 {
-    const struct attempt *attempt = &scene->run->attempt;
-    if (attempt->pid == 0) return; /* not launched yet: EVENT_LAUNCHED comes back to it */
-    struct effect *effect = scene_effect(scene, EFFECT_SIGNAL);
-    effect->signal = SIGKILL;
-    effect->pid = attempt->pid;
-    effect->pid_start_time = attempt->pid_start_time;
+    if (scene->run->attempt.pid == 0) return; /* not seen yet: EVENT_LAUNCHED comes back to it */
+    scene_effect(scene, EFFECT_SIGNAL)->signal = SIGKILL;
 }
 
 static bool run_waits(const struct run *run)

@@ -15,7 +15,7 @@
  * again then. EFFECT_WRITE_JOB  make the run's directory, write job.toml and resolved.toml into it
  *   EFFECT_LAUNCH     write the plan, then the fence, spawn the launcher; then EVENT_LAUNCHED or
  *                     EVENT_LAUNCH_FAILED
- *   EFFECT_SIGNAL     send `signal` to the launcher's process group, if it is still that process
+ *   EFFECT_SIGNAL     send `signal` to what there is of the attempt
  */
 #define EFFECTS(E)      \
     E(EFFECT_WRITE_JOB) \
@@ -41,8 +41,6 @@ struct effect {
     size_t applied_count;
     /* EFFECT_SIGNAL */
     int signal;
-    int64_t pid;
-    uint64_t pid_start_time;
 };
 
 struct answer {

@@ -575,7 +575,7 @@ static Performer__Response *submit_parsed(struct driver *driver, const struct jo
 static Performer__Response *answer_submit(struct driver *driver, const Performer__Submit *submit)
 {
     size_t length = strlen(submit->resolved);
-    if (length > JOB_BYTES_MAX || strlen(submit->text) > JOB_BYTES_MAX)
+    if (length > JOBSPEC_BYTES_MAX || strlen(submit->text) > JOBSPEC_BYTES_MAX)
         return response_refuse(ST_TOO_LARGE, "a job file has at most 256 KiB");
     struct diagnostics diagnostics = {0};
     struct jobspec spec = {0};

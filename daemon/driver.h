@@ -13,10 +13,9 @@
 #include "daemon/store.h"
 
 enum {
-    TICK_MS = 250,             /* how often driver_tick is to be called */
-    UNSEEN_GRACE_MS = 10000,   /* a launcher that has written no launcher.json by then never will */
-    EARLIER_GRACE_MS = 30000,  /* for an earlier attempt to die of SIGKILL */
-    JOB_BYTES_MAX = 256 * 1024 /* of a job file: two of them, and more, fit into a message */
+    TICK_MS = 250,            /* how often driver_tick is to be called */
+    UNSEEN_GRACE_MS = 10000,  /* a launcher that has written no launcher.json by then never will */
+    EARLIER_GRACE_MS = 30000, /* for an earlier attempt to die of SIGKILL */
 };
 
 struct tended;

@@ -27,7 +27,7 @@
 namespace
 {
 
-constexpr size_t file_bytes_max = 1 << 20;
+constexpr size_t file_bytes_max = JOBSPEC_BYTES_MAX;
 
 // toml++ makes a table inside a table for each dot of a name and frees them by recursion; no line of a
 // job file has more dots than this.

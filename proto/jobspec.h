@@ -18,6 +18,9 @@
 extern "C" {
 #endif
 
+/* Of a job file: twice that, as written and resolved, goes into one message (proto/wire.h). */
+enum { JOBSPEC_BYTES_MAX = 256 * 1024 };
+
 struct text_list {
     size_t count;
     char **items;
@@ -65,7 +68,7 @@ struct jobspec_override {
  * Parses `text` (`length` bytes, need not end in NUL) as the job file `path`. Relative paths in it are
  * taken against the directory of `path` and come out absolute. All mistakes are put into `diagnostics`,
  * not only the first; warnings too, and those alone do not fail the parse. On ST_OK `*spec` is the
- * caller's, to be freed by jobspec_free. ST_INVALID: mistakes in the file; ST_TOO_LARGE: over 1 MiB.
+ * caller's, to be freed by jobspec_free. ST_INVALID: mistakes in the file; ST_TOO_LARGE: over JOBSPEC_BYTES_MAX.
  */
 enum status jobspec_parse(const char *text, size_t length, const char *path,
                           const struct jobspec_override *overrides, size_t override_count,

@@ -89,9 +89,9 @@ Test(driver, a_job_that_is_wrong_gets_its_diagnostics)
     refused(workshop_submit_text(&workshop, "[job", ""), ST_INVALID, "error");
     refused(workshop_submit_text(&workshop, workshop_job("x", 8, ""), ""), ST_REFUSED,
             "--max-ranks");
-    char *large = malloc(JOB_BYTES_MAX + 2);
-    memset(large, '#', JOB_BYTES_MAX + 1);
-    large[JOB_BYTES_MAX + 1] = '\0';
+    char *large = malloc(JOBSPEC_BYTES_MAX + 2);
+    memset(large, '#', JOBSPEC_BYTES_MAX + 1);
+    large[JOBSPEC_BYTES_MAX + 1] = '\0';
     refused(workshop_submit_text(&workshop, large, ""), ST_TOO_LARGE, "256 KiB");
     free(large);
     cr_assert_eq(workshop.coordinator.run_count, 0);

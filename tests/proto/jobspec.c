@@ -697,7 +697,8 @@ Test(jobspec, a_file_too_large_is_refused)
     cr_assert_eq(parse_bytes(bytes, length), ST_TOO_LARGE);
     cr_assert_str_eq(diagnostics.items[0].code, "E0102");
     memset(bytes, '\n', length);
-    cr_assert_eq(parse_bytes(bytes, 1 << 20), ST_INVALID);
+    cr_assert_eq(parse_bytes(bytes, JOBSPEC_BYTES_MAX + 1), ST_TOO_LARGE);
+    cr_assert_eq(parse_bytes(bytes, JOBSPEC_BYTES_MAX), ST_INVALID);
     cr_assert_str_eq(diagnostics.items[0].code, "E0205");
     free(bytes);
 }
@@ -713,7 +714,7 @@ Test(jobspec, what_cannot_be_read_says_so)
 
 static void expect_repeated(const char *piece, const char *code)
 {
-    size_t length = strlen(piece), count = (1 << 20) / length;
+    size_t length = strlen(piece), count = JOBSPEC_BYTES_MAX / length;
     char *bytes = malloc(length * count);
     for (size_t i = 0; i < count; i++) memcpy(bytes + i * length, piece, length);
     cr_expect_eq(parse_bytes(bytes, length * count), ST_INVALID, "%s", piece);
@@ -722,7 +723,7 @@ static void expect_repeated(const char *piece, const char *code)
     free(bytes);
 }
 
-Test(jobspec, a_megabyte_of_nonsense_costs_nothing)
+Test(jobspec, a_file_of_nonsense_costs_nothing)
 {
     expect_repeated("[", "E0101");
     expect_repeated("a.", "E0103");
