@@ -2,33 +2,84 @@
 
 #include <float.h>
 
-struct favor CPU(favor_geometry)(const struct attention *call)
+/* What is added to ‖x̃‖² / 2, or 0 where the kernel takes no part in norms. */
+static bool has_norm(enum attention_kernel kernel)
 {
-    const bool positive = call->kernel == KERNEL_SOFTMAX_POSITIVE;
+    return kernel == KERNEL_SOFTMAX_POSITIVE || kernel == KERNEL_SOFTMAX_HYPERBOLIC ||
+           kernel == KERNEL_SOFTMAX_TRIG;
+}
+
+static bool is_exponential(enum attention_kernel kernel)
+{
+    return kernel == KERNEL_SOFTMAX_POSITIVE || kernel == KERNEL_SOFTMAX_HYPERBOLIC ||
+           kernel == KERNEL_EXP;
+}
+
+static bool has_two_columns(enum attention_kernel kernel)
+{
+    return kernel == KERNEL_SOFTMAX_HYPERBOLIC || kernel == KERNEL_SOFTMAX_TRIG;
+}
+
+/* Those whose derivative cannot be told from the feature. */
+static bool needs_projections(enum attention_kernel kernel)
+{
+    return kernel == KERNEL_ABS || kernel == KERNEL_GELU || kernel == KERNEL_COS;
+}
+
+static bool changes_sign(enum attention_kernel kernel)
+{
+    return kernel == KERNEL_SOFTMAX_TRIG || kernel == KERNEL_GELU || kernel == KERNEL_COS ||
+           kernel == KERNEL_TANH || kernel == KERNEL_IDENTITY;
+}
+
+/* log2 ε rounded down, in plain arithmetic. */
+static float exponent_of(float epsilon)
+{
+    if (epsilon == 0) return -INFINITY;
+    float exponent = 0;
+    for (; epsilon >= 2; epsilon /= 2) exponent++;
+    for (; epsilon < 1; epsilon *= 2) exponent--;
+    return exponent;
+}
+
+struct favor CPU(favor_geometry)(const struct attention *call, bool backward)
+{
+    const enum attention_kernel kernel = call->kernel;
     const float root = sqrtf((float)call->head_dim);
     const int64_t values = (call->value_dim + 1 + 7) / 8 * 8;
+    const int64_t projections = kernel == KERNEL_ELU1 ? call->head_dim : call->features;
+    const int64_t features = (has_two_columns(kernel) ? 2 : 1) * projections;
+    const bool kept = backward && needs_projections(kernel);
     return (struct favor){
         .call = call,
-        .positive = positive,
-        .features = call->features,
-        .stride = gemm_stride(call->features + 1), /* room for a number of the row */
+        .kernel = kernel,
+        .base_two = is_exponential(kernel),
+        .floor_cancels = kernel == KERNEL_SOFTMAX_TRIG || kernel == KERNEL_EXP,
+        .changes_sign = changes_sign(kernel),
+        .kept = kept,
+        .projections = projections,
+        .features = features,
+        /* room for a number of the row, or for what is kept */
+        .stride = gemm_stride(features + (kept ? projections : 1)),
         .values = values,
         .values_stride = gemm_stride(values),
-        .input_scale = 1 / sqrtf(root),
-        .half_square = positive ? 0.5f * LOG2_E / root : 0,
+        .input_scale = kernel == KERNEL_ELU1 ? 1 : 1 / sqrtf(root),
+        .half_square = has_norm(kernel) ? 0.5f * LOG2_E / root : 0,
+        .least = kernel == KERNEL_EXP ? exponent_of(call->epsilon) : -INFINITY,
     };
 }
 
 int64_t CPU(favor_projection_floats)(const struct favor *favor)
 {
-    return favor->call->head_dim * favor->stride;
+    return favor->kernel == KERNEL_ELU1 ? 0 : favor->call->head_dim * favor->stride;
 }
 
 void CPU(favor_projection_fill)(const struct favor *favor)
 {
     const int64_t d = favor->call->head_dim;
-    const float scale = favor->input_scale * (favor->positive ? LOG2_E : 1);
-    for (int64_t i = 0; i < favor->features; i++)
+    const float scale = favor->input_scale * (favor->base_two ? LOG2_E : 1);
+    if (favor->kernel == KERNEL_ELU1) return;
+    for (int64_t i = 0; i < favor->projections; i++)
         for (int64_t j = 0; j < d; j++)
             favor->projection[j * favor->stride + i] = favor->call->projection[i * d + j] * scale;
 }
@@ -36,138 +87,13 @@ void CPU(favor_projection_fill)(const struct favor *favor)
 void CPU(favor_project)(const struct favor *favor, struct rows x, int64_t count, float *tile,
                         int64_t stride)
 {
-    gemm_nn(count, favor->features, favor->call->head_dim, 1, x.data, x.stride, favor->projection,
-            favor->stride, 0, tile, stride);
-}
-
-static float row_largest(const float *row, int64_t count)
-{
-    floats even = lanes_of(-INFINITY), odd = even;
-    int64_t i = 0;
-    for (; i + 2 * LANES <= count; i += 2 * LANES) {
-        even = lanes_larger(lanes_load(row + i), even);
-        odd = lanes_larger(lanes_load(row + i + LANES), odd);
+    if (favor->kernel == KERNEL_ELU1) {
+        for (int64_t r = 0; r < count; r++)
+            memcpy(tile + r * stride, row_of(x, r), (size_t)favor->projections * sizeof *tile);
+        return;
     }
-    for (; i < count; i += LANES)
-        even = lanes_larger(lanes_load_row(row, i, count, -INFINITY), even);
-    return lanes_largest(lanes_larger(even, odd));
-}
-
-/* row = 2^(row - shift) + floor */
-static void row_exp2(float *row, int64_t count, float shift, float floor)
-{
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        lanes_store(row + i, lanes_exp2(lanes_load(row + i) - shift) + floor);
-    if (i < count)
-        lanes_store_part(
-            row + i, lanes_exp2(lanes_load_part(row + i, count - i, 0) - shift) + floor, count - i);
-}
-
-static void row_relu(float *row, int64_t count, float floor)
-{
-    for (int64_t i = 0; i < count; i += LANES) {
-        const floats x = lanes_load_row(row, i, count, 0);
-        lanes_store_row(row, i, count, lanes_larger((floats){0}, x) + floor);
-    }
-}
-
-void CPU(favor_queries)(const struct favor *favor, int64_t count, float *tile, int64_t stride)
-{
-    const float floor = favor->call->epsilon;
-    for (int64_t t = 0; t < count; t++) {
-        float *row = tile + t * stride;
-        if (favor->positive)
-            row_exp2(row, favor->features, row_largest(row, favor->features), floor);
-        else
-            row_relu(row, favor->features, floor);
-    }
-}
-
-static float square_norm(const float *x, int64_t count)
-{
-    floats sum = {0};
-    for (int64_t i = 0; i < count; i += LANES) {
-        const floats at = lanes_load_row(x, i, count, 0);
-        sum = lanes_fma(at, at, sum);
-    }
-    return lanes_sum(sum);
-}
-
-void CPU(favor_key_sizes)(const struct favor *favor, struct rows x, const uint8_t *mask,
-                          int64_t count, const float *tile, float *half, float *largest)
-{
-    for (int64_t s = 0; s < count; s++) {
-        half[s] = 0;
-        largest[s] = 0;
-        if (mask && !mask[s]) {
-            largest[s] = -INFINITY;
-        } else if (favor->positive) {
-            half[s] = square_norm(row_of(x, s), favor->call->head_dim) * favor->half_square;
-            largest[s] = row_largest(tile + s * favor->stride, favor->features) - half[s];
-        }
-    }
-}
-
-void CPU(favor_keys)(const struct favor *favor, const uint8_t *mask, int64_t count, float unit,
-                     const float *half, const float *floor, float *tile)
-{
-    for (int64_t s = 0; s < count; s++) {
-        float *row = tile + s * favor->stride;
-        if (mask && !mask[s])
-            memset(row, 0, (size_t)favor->features * sizeof *row);
-        else if (favor->positive)
-            row_exp2(row, favor->features, half[s] + unit, floor[s]);
-        else
-            row_relu(row, favor->features, floor[s]);
-    }
-}
-
-/* da = dφ exp(a - c), the exponential being the feature less its floor; returns Σ da. */
-static float row_backward_positive(const float *features, float floor, float *d, int64_t count)
-{
-    floats sum = {0};
-    for (int64_t i = 0; i < count; i += LANES) {
-        const floats slope = lanes_load_row(features, i, count, floor) - floor;
-        const floats da = lanes_load_row(d, i, count, 0) * slope;
-        sum += da;
-        lanes_store_row(d, i, count, da);
-    }
-    return lanes_sum(sum);
-}
-
-static void row_backward_relu(const float *features, float floor, float *d, int64_t count)
-{
-    for (int64_t i = 0; i < count; i += LANES) {
-        const ints positive = lanes_load_row(features, i, count, floor) > floor;
-        lanes_store_row(d, i, count, (floats)(positive & (ints)lanes_load_row(d, i, count, 0)));
-    }
-}
-
-void CPU(favor_features_backward)(const struct favor *favor, struct rows x, int64_t count,
-                                  const float *features, int64_t features_stride,
-                                  const float *floor, float *dfeatures, struct rows dx)
-{
-    const int64_t d = favor->call->head_dim;
-    float *sums = dfeatures + favor->features; /* behind each row, where its stride leaves room */
-    assert(favor->stride > favor->features);
-
-    for (int64_t r = 0; r < count; r++) {
-        float *row = dfeatures + r * favor->stride;
-        if (favor->positive)
-            sums[r * favor->stride] = row_backward_positive(features + r * features_stride,
-                                                            floor[r], row, favor->features);
-        else
-            row_backward_relu(features + r * features_stride, floor[r], row, favor->features);
-    }
-    gemm_nn(count, d, favor->features, favor->input_scale, dfeatures, favor->stride,
-            favor->call->projection, d, 0, dx.data, dx.stride);
-    for (int64_t r = 0; r < count && favor->positive; r++) {
-        const float factor = sums[r * favor->stride] * favor->input_scale * favor->input_scale;
-        const float *from = row_of(x, r);
-        float *to = row_of(dx, r);
-        for (int64_t i = 0; i < d; i++) to[i] -= factor * from[i];
-    }
+    gemm_nn(count, favor->projections, favor->call->head_dim, 1, x.data, x.stride,
+            favor->projection, favor->stride, 0, tile, stride);
 }
 
 void CPU(favor_values)(const struct favor *favor, struct rows v, int64_t count, float *values)
@@ -199,9 +125,11 @@ void CPU(favor_sum_keys)(const struct favor *favor, struct rows k, struct rows v
             favor->values_stride, first ? 0 : 1, sums, favor->values_stride);
 }
 
-/* 0 where the denominator is none, or one whose inverse is no number. */
-static float inverse_of(float denominator)
+/* 0 where there is no denominator. Of features that are never negative, also where its inverse would be no number;
+ * where they change sign, a lost denominator shows as what it is. */
+static float inverse_of(const struct favor *favor, float denominator)
 {
+    if (favor->changes_sign) return denominator == 0 ? 0 : 1 / denominator;
     return denominator < FLT_MIN ? 0 : 1 / denominator;
 }
 
@@ -211,7 +139,7 @@ void CPU(favor_divide)(const struct favor *favor, const float *quotient, int64_t
     const int64_t e = favor->call->value_dim;
     for (int64_t t = 0; t < count; t++) {
         const float *row = quotient + t * favor->values_stride;
-        const float factor = inverse_of(row[e]);
+        const float factor = inverse_of(favor, row[e]);
         float *to = row_of(out, t);
         for (int64_t i = 0; i < e; i++) to[i] = row[i] * factor;
         if (inverse) inverse[t] = factor;
@@ -234,6 +162,12 @@ void CPU(favor_divide_backward)(const struct favor *favor, struct rows dout, str
         row[e] = -lanes_sum(dot);
         for (int64_t i = e + 1; i < favor->values; i++) row[i] = 0;
     }
+}
+
+float CPU(favor_floor)(const struct favor *favor, float maximum, float unit)
+{
+    if (unit == -INFINITY) return 0;
+    return favor->call->epsilon * CPU(favor_decay)(favor->floor_cancels ? 0 : maximum, unit);
 }
 
 float CPU(favor_decay)(float from, float to)

@@ -53,7 +53,8 @@ static size_t plan_make(struct plan *plan, const struct attention *call,
     struct scratch scratch = {base, 0};
     struct tiles tiles;
     const int64_t heads = call->batch * call->heads;
-    *plan = (struct plan){.favor = CPU(favor_geometry)(call), .backward = backward};
+    *plan =
+        (struct plan){.favor = CPU(favor_geometry)(call, backward != NULL), .backward = backward};
     struct favor *favor = &plan->favor;
 
     const int64_t wanted = pieces_of(STRETCHES, heads);
@@ -87,7 +88,9 @@ size_t CPU(favor_bidirectional_scratch)(const struct attention *call, int thread
 
 size_t CPU(favor_bidirectional_backward_scratch)(const struct attention *call, int threads)
 {
-    return CPU(favor_bidirectional_scratch)(call, threads);
+    const struct attention_backward backward = {.forward = *call};
+    struct plan plan;
+    return plan_make(&plan, call, &backward, threads, NULL) * sizeof(float);
 }
 
 /* A head, and what it keeps. */
@@ -185,10 +188,11 @@ static void head_state(void *context, int64_t index, int thread)
     for (int64_t i = 0; i < plan->stretches; i++) {
         const float *sums = plan->sums + (first + i) * plan->state, *extra = extras + i * step;
         const float factor = CPU(favor_decay)(extra[favor->values_stride], unit);
+        const float floor = CPU(favor_floor)(favor, unit, unit);
         for (int64_t row = 0; row < favor->features; row++)
             for (int64_t j = 0; j < favor->values; j++)
                 head.state[row * favor->values_stride + j] +=
-                    factor * sums[row * favor->values_stride + j] + favor->call->epsilon * extra[j];
+                    factor * sums[row * favor->values_stride + j] + floor * extra[j];
     }
 }
 
@@ -204,9 +208,9 @@ static void stretch_queries(void *context, int64_t piece, int thread)
 
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
-        CPU(favor_project)
-        (favor, rows_from(call->q, &head, from), count, tiles.features, favor->stride);
-        CPU(favor_queries)(favor, count, tiles.features, favor->stride);
+        const struct rows q = rows_from(call->q, &head, from);
+        CPU(favor_project)(favor, q, count, tiles.features, favor->stride);
+        CPU(favor_queries)(favor, q, count, tiles.features, favor->stride, tiles.floor);
         gemm_nn(count, favor->values, favor->features, 1, tiles.features, favor->stride, head.state,
                 favor->values_stride, 0, tiles.values, favor->values_stride);
         CPU(favor_divide)
@@ -227,11 +231,6 @@ enum status CPU(favor_bidirectional)(struct stream *stream, const struct attenti
     return gemm_outcome();
 }
 
-static void floor_fill(float *floor, float value)
-{
-    for (int64_t i = 0; i < BLOCK; i++) floor[i] = value;
-}
-
 /* dφ(q_t) = S g_t, and the stretch's part of U = Σ_t φ(q_t) g_tᵀ (paper.md 1.8, with full sums). */
 static void stretch_queries_backward(void *context, int64_t piece, int thread)
 {
@@ -245,13 +244,12 @@ static void stretch_queries_backward(void *context, int64_t piece, int thread)
     struct tiles tiles;
     tiles_take(favor, plan->threads + thread * plan->thread_floats, &tiles);
 
-    floor_fill(tiles.floor, call->epsilon);
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
         const struct rows q = rows_from(call->q, &head, from);
 
         CPU(favor_project)(favor, q, count, tiles.features, favor->stride);
-        CPU(favor_queries)(favor, count, tiles.features, favor->stride);
+        CPU(favor_queries)(favor, q, count, tiles.features, favor->stride, tiles.floor);
         CPU(favor_divide_backward)
         (favor, rows_from(backward->dout, &head, from), rows_from(call->out, &head, from),
          head.inverse + from, count, tiles.gradients);
@@ -261,7 +259,7 @@ static void stretch_queries_backward(void *context, int64_t piece, int thread)
                 tiles.gradients, favor->values_stride, from > range.from ? 1 : 0, sums,
                 favor->values_stride);
         CPU(favor_features_backward)
-        (favor, q, count, tiles.features, favor->stride, tiles.floor, tiles.dfeatures,
+        (favor, q, NULL, count, tiles.features, favor->stride, tiles.floor, tiles.dfeatures,
          rows_from(backward->dq, &head, from));
     }
 }
@@ -296,9 +294,8 @@ static void stretch_keys_backward(void *context, int64_t piece, int thread)
         const struct rows k = rows_from(call->k, &head, from);
         const struct rows dv = rows_from(backward->dv, &head, from);
 
-        floor_fill(tiles.floor, call->epsilon);
-        for (int64_t s = 0; s < count && mask; s++)
-            if (!mask[s]) tiles.floor[s] = 0;
+        for (int64_t s = 0; s < count; s++)
+            tiles.floor[s] = mask && !mask[s] ? 0 : CPU(favor_floor)(favor, *head.unit, *head.unit);
         CPU(favor_project)(favor, k, count, tiles.features, favor->stride);
         CPU(favor_key_sizes)(favor, k, mask, count, tiles.features, tiles.half, tiles.largest);
         CPU(favor_keys)(favor, mask, count, *head.unit, tiles.half, tiles.floor, tiles.features);
@@ -308,7 +305,7 @@ static void stretch_keys_backward(void *context, int64_t piece, int thread)
         gemm_nn(count, call->value_dim, favor->features, 1, tiles.features, favor->stride, state,
                 favor->values_stride, 0, dv.data, dv.stride);
         CPU(favor_features_backward)
-        (favor, k, count, tiles.features, favor->stride, tiles.floor, tiles.dfeatures,
+        (favor, k, mask, count, tiles.features, favor->stride, tiles.floor, tiles.dfeatures,
          rows_from(backward->dk, &head, from));
     }
 }

@@ -56,7 +56,7 @@ struct tiles {
     float *quotient;        /* (SEGMENT, values_stride): forward quotients, backward gradients */
     float *weights;         /* (CHUNK, chunk_stride): φ(q) . φ(k) */
     float *dweights;        /* (SEGMENT, chunk_stride): g . (v, 1) */
-    float *half, *maximum, *floor, *epsilon; /* (SEGMENT) */
+    float *half, *maximum, *floor, *query_floor; /* (SEGMENT) */
 };
 
 static size_t tiles_take(const struct plan *plan, float *base, struct tiles *tiles)
@@ -70,7 +70,7 @@ static size_t tiles_take(const struct plan *plan, float *base, struct tiles *til
     tiles->half = scratch_take(&scratch, SEGMENT);
     tiles->maximum = scratch_take(&scratch, SEGMENT);
     tiles->floor = scratch_take(&scratch, SEGMENT);
-    tiles->epsilon = scratch_take(&scratch, SEGMENT);
+    tiles->query_floor = scratch_take(&scratch, SEGMENT);
     if (!plan->backward) return scratch.used;
     tiles->dfeatures = scratch_take(&scratch, CHUNK * favor->stride);
     tiles->later = scratch_take(&scratch, plan->state);
@@ -84,7 +84,8 @@ static size_t plan_make(struct plan *plan, const struct attention *call,
 {
     struct scratch scratch = {base, 0};
     struct tiles tiles;
-    *plan = (struct plan){.favor = CPU(favor_geometry)(call), .backward = backward};
+    *plan =
+        (struct plan){.favor = CPU(favor_geometry)(call, backward != NULL), .backward = backward};
     struct favor *favor = &plan->favor;
 
     const int64_t heads = call->batch * call->heads;
@@ -198,10 +199,10 @@ static void segment_queries(const struct plan *plan, const struct head *head,
                             const struct tiles *tiles, const struct segment *segment)
 {
     const struct favor *favor = &plan->favor;
-    CPU(favor_project)
-    (favor, rows_from(favor->call->q, head, segment->from), segment->count, tiles->query,
-     plan->query_stride);
-    CPU(favor_queries)(favor, segment->count, tiles->query, plan->query_stride);
+    const struct rows q = rows_from(favor->call->q, head, segment->from);
+    CPU(favor_project)(favor, q, segment->count, tiles->query, plan->query_stride);
+    CPU(favor_queries)
+    (favor, q, segment->count, tiles->query, plan->query_stride, tiles->query_floor);
 }
 
 /* Features of the segment's keys, and its chunks; `unit` is the running maximum before it. */
@@ -227,8 +228,7 @@ static void segment_keys(const struct plan *plan, const struct head *head,
         for (int64_t s = 0; s < chunk->count; s++)
             floor[s] = mask && !mask[s]
                            ? 0
-                           : call->epsilon *
-                                 CPU(favor_decay)(tiles->maximum[chunk->from + s], chunk->unit);
+                           : CPU(favor_floor)(favor, tiles->maximum[chunk->from + s], chunk->unit);
         CPU(favor_keys)
         (favor, mask, chunk->count, chunk->unit, tiles->half + chunk->from, floor,
          tiles->key + chunk->from * favor->stride);
@@ -382,7 +382,7 @@ static void stretch_epsilon(const struct plan *plan, const struct walk *walk, fl
     for (int64_t s = from; s < end; s++) {
         if (walk->head.mask && !walk->head.mask[s]) continue;
         before = maxima[s] > before ? maxima[s] : before;
-        const float weight = call->epsilon * CPU(favor_decay)(before, unit);
+        const float weight = CPU(favor_floor)(&plan->favor, before, unit);
         const float *v = row_of(head_rows(call->v, walk->head.sequence, walk->head.head), s);
         for (int64_t i = 0; i < e; i++) sum[i] += weight * v[i];
         sum[e] += weight;
@@ -454,9 +454,9 @@ static void chunk_queries_backward(const struct plan *plan, const struct head *h
             tiles->key + chunk->from * favor->stride, favor->stride, 1, tiles->dfeatures,
             favor->stride);
     CPU(favor_features_backward)
-    (favor, rows_from(call->q, head, from), count, tiles->query + chunk->from * plan->query_stride,
-     plan->query_stride, tiles->epsilon, tiles->dfeatures,
-     rows_from(plan->backward->dq, head, from));
+    (favor, rows_from(call->q, head, from), NULL, count,
+     tiles->query + chunk->from * plan->query_stride, plan->query_stride,
+     tiles->query_floor + chunk->from, tiles->dfeatures, rows_from(plan->backward->dq, head, from));
     if (chunk->from + count < segment->count) state_add(favor, tiles, chunk, values);
 }
 
@@ -491,8 +491,9 @@ static void chunk_keys_backward(const struct plan *plan, const struct head *head
             favor->values_stride, 1, dv.data, dv.stride);
 
     CPU(favor_features_backward)
-    (favor, rows_from(call->k, head, from), count, key, favor->stride, tiles->floor + chunk->from,
-     tiles->dfeatures, rows_from(plan->backward->dk, head, from));
+    (favor, rows_from(call->k, head, from), segment->mask ? segment->mask + chunk->from : NULL,
+     count, key, favor->stride, tiles->floor + chunk->from, tiles->dfeatures,
+     rows_from(plan->backward->dk, head, from));
 }
 
 /* g of a segment's queries. */
@@ -537,7 +538,6 @@ static void stretch_backward(void *context, int64_t piece, int thread)
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
     float later_unit = walk_end(plan, &walk, &tiles);
 
-    rows_fill(tiles.epsilon, SEGMENT, plan->favor.call->epsilon);
     for (int64_t i = walk.segments.from + walk.segments.count - 1; i >= walk.segments.from; i--) {
         struct segment segment = segment_at(plan, head, i);
         float unit = head->units[i];

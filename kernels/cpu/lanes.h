@@ -134,6 +134,70 @@ static inline struct normal lanes_normal(floats u)
     };
 }
 
+static inline floats lanes_absolute(floats x)
+{
+    return (floats)((ints)x & 0x7fffffff);
+}
+
+/* |x| with the sign of `sign` */
+static inline floats lanes_signed(floats x, floats sign)
+{
+    return (floats)(((ints)x & 0x7fffffff) | ((ints)sign & (ints)lanes_of(-0.0f)));
+}
+
+struct circle {
+    floats sine, cosine;
+};
+
+/*
+ * x = n π/2 + r with |r| <= π/4, n as in lanes_exp2 and π/2 in three parts, the first two of so few bits that their
+ * products with n are exact; polynomials in r² through Chebyshev's points (relative errors 2e-8 and 1e-9). To 1
+ * unit in the last place of 1 for |x| < 1e5; beyond, digits are lost as they are in x, and results stay within 1.
+ */
+static inline struct circle lanes_circle(floats x)
+{
+    const floats shifted = lanes_fma(x, lanes_of(0.636619772368f), lanes_of(0x1.8p23f));
+    const floats n = shifted - 0x1.8p23f;
+    floats r = lanes_fma(n, lanes_of(-0x1.92p0f), x);
+    r = lanes_fma(n, lanes_of(-0x1.fb4p-12f), r);
+    r = lanes_fma(n, lanes_of(-0x1.4442d2p-24f), r);
+    r = lanes_larger(lanes_of(-0.8f), r);
+    r = -lanes_larger(lanes_of(-0.8f), -r);
+    const floats s = r * r;
+    floats sine = lanes_fma(lanes_of(-1.958537321e-4f), s, lanes_of(8.332736559e-3f));
+    sine = lanes_fma(sine, s, lanes_of(-1.66666646e-1f));
+    sine = lanes_fma(sine * s, r, r);
+    floats cosine = lanes_fma(lanes_of(2.454541908e-5f), s, lanes_of(-1.38882913e-3f));
+    cosine = lanes_fma(cosine, s, lanes_of(4.16666646e-2f));
+    cosine = lanes_fma(cosine, s, lanes_of(-0.5f));
+    cosine = lanes_fma(cosine, s, lanes_of(1.0f));
+    const ints quadrant = (ints)shifted, odd = (quadrant & 1) != 0;
+    const ints sine_sign = (quadrant & 2) << 30, cosine_sign = ((quadrant + 1) & 2) << 30;
+    return (struct circle){
+        .sine = (floats)((ints)lanes_select(odd, cosine, sine) ^ sine_sign),
+        .cosine = (floats)((ints)lanes_select(odd, sine, cosine) ^ cosine_sign),
+    };
+}
+
+/* (1 - e^-2|x|) / (1 + e^-2|x|), and for small |x|, where that loses digits, x P(x²) through Chebyshev's points
+ * (relative error 2e-8). */
+static inline floats lanes_tanh(floats x)
+{
+    const floats s = x * x, e = lanes_exp2(lanes_absolute(x) * (-2 * LOG2_E));
+    floats p = lanes_fma(lanes_of(-6.045165097e-3f), s, lanes_of(2.096132911e-2f));
+    p = lanes_fma(p, s, lanes_of(-5.384326318e-2f));
+    p = lanes_fma(p, s, lanes_of(1.333271885e-1f));
+    p = lanes_fma(p, s, lanes_of(-3.333332843e-1f));
+    return lanes_select(s < 0.4f, lanes_fma(p * s, x, x), lanes_signed((1.0f - e) / (1.0f + e), x));
+}
+
+/* 1 / (1 + e^-x) */
+static inline floats lanes_sigmoid(floats x)
+{
+    const floats e = lanes_exp2(lanes_absolute(x) * -LOG2_E), larger = 1.0f / (1.0f + e);
+    return lanes_select(x < 0, e * larger, larger);
+}
+
 /* Two halves of a register of floats, as doubles. */
 struct double_pair {
     doubles low, high;
