@@ -208,11 +208,18 @@ static enum exit_code read_on(const struct invocation *invocation, struct readin
     return code;
 }
 
+/* What is larger than any attempt or log is the largest number that can be asked for. */
+static uint32_t count_u32(const struct invocation *invocation, enum option option)
+{
+    uint64_t count = invocation_count(invocation, option, 0);
+    return count < UINT32_MAX ? (uint32_t)count : UINT32_MAX;
+}
+
 enum exit_code verb_logs(const struct invocation *invocation)
 {
     struct reading reading = {
-        .attempt = (uint32_t)invocation_count(invocation, OPTION_ATTEMPT, 0),
-        .tail_lines = (uint32_t)invocation_count(invocation, OPTION_LINES, 0), /* 0: all */
+        .attempt = count_u32(invocation, OPTION_ATTEMPT),
+        .tail_lines = count_u32(invocation, OPTION_LINES), /* 0: all */
     };
     struct fault fault;
 

@@ -155,13 +155,14 @@ static uint32_t ranks_free(const struct coordinator *coordinator)
     return in_use < coordinator->ranks_max ? coordinator->ranks_max - in_use : 0;
 }
 
-/* Ranks that a QUEUED run may have: those of runs between two attempts are kept for them. */
+/* Ranks that a QUEUED run may have: those of runs between two attempts are kept for them, unless they can never
+ * have them. */
 static uint32_t ranks_for_queue(const struct coordinator *coordinator)
 {
     uint32_t ranks = ranks_free(coordinator);
     for (size_t i = 0; i < coordinator->run_count; i++) {
         const struct run *run = coordinator->runs[i];
-        if (run->state != RUN_RESTARTING) continue;
+        if (run->state != RUN_RESTARTING || run->facts.ranks > coordinator->ranks_max) continue;
         ranks = ranks > run->facts.ranks ? ranks - run->facts.ranks : 0;
     }
     return ranks;

@@ -257,6 +257,13 @@ static void take_report(const struct scene *scene, const Performer__Report *repo
                                      .metrics = report->metrics};
 }
 
+/* A run that has had no attempt yet has number 0 and no nonce, which anybody can send. */
+static bool is_from_newest(const Performer__Report *report, const struct attempt *attempt)
+{
+    return attempt->number > 0 && report->attempt == attempt->number &&
+           strcmp(report->nonce, attempt->nonce) == 0;
+}
+
 void decide_report(const struct scene *scene)
 {
     const Performer__Report *report = scene->event->report.report;
@@ -267,7 +274,7 @@ void decide_report(const struct scene *scene)
         scene_answer(scene, ST_NOT_FOUND, "there is no run `%.80s`", report->run);
         return;
     }
-    if (report->attempt != run->attempt.number || strcmp(report->nonce, run->attempt.nonce) != 0) {
+    if (!is_from_newest(report, &run->attempt)) {
         scene_answer_run(scene, run);
         scene->decision->answer.fenced = true;
         return;

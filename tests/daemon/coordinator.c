@@ -234,6 +234,22 @@ Test(admission, steps_over_what_no_longer_fits)
     stage_fini(&stage);
 }
 
+Test(admission, keeps_no_ranks_for_a_restart_that_no_longer_fits)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    stage_submit(&stage, 4, 3, NULL);
+    stage_act(&stage, "tick");
+    stage_act(&stage, "launched");
+    stage_act(&stage, "end CRASH");
+    cr_assert_eq(state_of(&stage, 1), RUN_RESTARTING);
+    stage.coordinator.ranks_max = 2; /* the daemon was started anew with less */
+    stage_submit(&stage, 1, 1, NULL);
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 2), RUN_STARTING);
+    stage_fini(&stage);
+}
+
 static struct jobspec sound_spec(void)
 {
     static char name[] = "proteins";
@@ -424,6 +440,18 @@ Test(report, goes_on_after_heartbeats_that_a_restart_forgot)
     cr_assert_eq(stage_act(&stage, "report")->status, ST_OK);
     stage.sequence[0]++;
     cr_assert_eq(stage_act(&stage, "report")->status, ST_INVALID, "from then on a gap is one");
+    stage_fini(&stage);
+}
+
+Test(report, of_a_run_that_has_not_begun_is_fenced)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    stage_submit(&stage, 1, 0, NULL);
+    Performer__Report report = stage_next_report(&stage, 0); /* attempt 0, without a nonce */
+    cr_assert_eq(stage_report(&stage, &report)->status, ST_OK);
+    cr_assert(stage.decision.answer.fenced);
+    cr_assert_eq(stage.decision.record_count, 0);
     stage_fini(&stage);
 }
 
