@@ -42,7 +42,7 @@ enum {
  *   act            a client wants something of a run
  *   report         a rank tells what has happened; also one that was found in a spool file
  *   launched       the launcher of an attempt runs
- *   launch_failed  it could not be started
+ *   launch_failed  it could not be started; where a disk was full that costs no budget
  *   attempt_ended  it has ended, and how; spooled reports of the attempt are handed in before
  *   adopted        after a restart of the daemon the launcher was found alive
  *   unlaunched     after a restart nothing says that the launcher ever ran; costs no budget
@@ -88,6 +88,7 @@ struct event_launched {
 struct event_launch_failed {
     uint64_t run;
     uint32_t attempt;
+    enum status status;
     const char *text;
 };
 

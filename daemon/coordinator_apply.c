@@ -19,11 +19,13 @@ void coordinator_fini(struct coordinator *coordinator)
     coordinator_init(coordinator, coordinator->ranks_max);
 }
 
-static uint64_t back_off_ms(uint32_t crashes)
+static uint64_t back_off_ms(const struct run *run)
 {
-    if (crashes == 0) return 0;
+    bool spared = run->attempt.cause == CAUSE_LAUNCH_FAILED && !run->attempt.crash;
+    if (spared) return BACK_OFF_MS_MAX; /* there is no limit to how often */
+    if (run->crashes == 0) return 0;
     uint64_t wait_ms = BACK_OFF_MS;
-    for (uint32_t i = 1; i < crashes && wait_ms < BACK_OFF_MS_MAX; i++) wait_ms *= 2;
+    for (uint32_t i = 1; i < run->crashes && wait_ms < BACK_OFF_MS_MAX; i++) wait_ms *= 2;
     return wait_ms < BACK_OFF_MS_MAX ? wait_ms : BACK_OFF_MS_MAX;
 }
 
@@ -42,7 +44,7 @@ void coordinator_restore(struct coordinator *coordinator, struct run *run, uint6
 {
     append_run(coordinator, run);
     run->heard_ms = now_ms; /* it has a whole lease to be heard in */
-    run->due_ms = now_ms + back_off_ms(run->crashes);
+    run->due_ms = now_ms + back_off_ms(run);
     for (uint32_t r = 0; run->attempt.ranks && r < run->facts.ranks; r++)
         run->attempt.ranks[r].sequence_heard = run->attempt.ranks[r].sequence;
     for (size_t i = 0; i < run->order_count; i++)
@@ -77,7 +79,7 @@ static void apply_run_moved(struct coordinator *coordinator, struct run *run,
     text_copy(run->reason, sizeof run->reason, moved->reason);
     run->heard_ms = now_ms;
     if (moved->to == RUN_STARTING && run->started_ms == 0) run->started_ms = record->time_ms;
-    if (moved->to == RUN_RESTARTING) run->due_ms = now_ms + back_off_ms(run->crashes);
+    if (moved->to == RUN_RESTARTING) run->due_ms = now_ms + back_off_ms(run);
     if (!run_state_is_final(moved->to)) return;
     run->ended_ms = record->time_ms;
     free(run->draws); /* nothing will be compared with them any more */
@@ -121,6 +123,7 @@ static void apply_attempt_ended(struct coordinator *coordinator, struct run *run
     assert(run_attempt_lives(run) && record->attempt == run->attempt.number);
     run->attempt.ended = true;
     run->attempt.cause = record->attempt_ended.cause;
+    run->attempt.crash = record->attempt_ended.crash;
     if (record->attempt_ended.crash) run->crashes++;
 }
 

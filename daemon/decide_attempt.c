@@ -128,11 +128,12 @@ static void end_without_evidence(const struct scene *scene, uint64_t number, uin
     end_attempt(&known, &evidence, counts);
 }
 
+/* A full disk is not the run's doing, and would use up the budgets of a whole queue in a minute. */
 void decide_launch_failed(const struct scene *scene)
 {
     const struct event_launch_failed *failed = &scene->event->launch_failed;
     end_without_evidence(scene, failed->run, failed->attempt, CAUSE_LAUNCH_FAILED, failed->text,
-                         true);
+                         failed->status != ST_NO_SPACE);
 }
 
 /* The daemon died between planning and launching: its fault, not the run's. */

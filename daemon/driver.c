@@ -284,10 +284,11 @@ static bool drive_quietly(struct driver *driver, const struct event *event)
 
 /* ---- attempts that live ---- */
 
-static bool say_launch_failed(struct driver *driver, const struct tended *tended, const char *text)
+static bool say_launch_failed(struct driver *driver, const struct tended *tended,
+                              enum status status, const char *text)
 {
     struct event event = event_new(EVENT_LAUNCH_FAILED);
-    event.launch_failed = (struct event_launch_failed){tended->run, tended->attempt, text};
+    event.launch_failed = (struct event_launch_failed){tended->run, tended->attempt, status, text};
     return drive_quietly(driver, &event);
 }
 
@@ -353,7 +354,7 @@ static bool tend_to_start(struct driver *driver, struct tended *tended, uint64_t
     struct attempt_launcher *launcher = driver->launcher;
     enum status status = launcher->start(launcher, &tended->order, &fault);
     if (status == ST_BUSY && now_ms - tended->since_ms < EARLIER_GRACE_MS) return false;
-    if (status != ST_OK) return say_launch_failed(driver, tended, fault.text);
+    if (status != ST_OK) return say_launch_failed(driver, tended, status, fault.text);
 
     tended->phase = TENDED_STARTED;
     tended->since_ms = now_ms;
@@ -364,7 +365,8 @@ static bool tend_unseen(struct driver *driver, struct tended *tended, uint64_t n
 {
     if (now_ms - tended->since_ms < UNSEEN_GRACE_MS) return false;
     if (tended->phase != TENDED_FOUND)
-        return say_launch_failed(driver, tended, "performer-launch could not begin: see its log");
+        return say_launch_failed(driver, tended, ST_SYSTEM,
+                                 "performer-launch could not begin: see its log");
     struct event event = event_new(EVENT_UNLAUNCHED);
     event.unlaunched = (struct event_unlaunched){tended->run, tended->attempt};
     return drive_quietly(driver, &event);
@@ -412,7 +414,7 @@ static bool tend_one(struct driver *driver, struct tended *tended, uint64_t now_
 {
     switch (tended->phase) {
     case TENDED_UNPREPARED:
-        return say_launch_failed(driver, tended, tended->fault.text);
+        return say_launch_failed(driver, tended, tended->fault.status, tended->fault.text);
     case TENDED_TO_START:
         return tend_to_start(driver, tended, now_ms);
     case TENDED_STARTED:

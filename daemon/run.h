@@ -98,6 +98,7 @@ struct attempt {
     char nonce[NONCE_SIZE];
     bool ended;
     enum attempt_cause cause; /* of its end */
+    bool crash;               /* its end took from the restart budget */
     bool started;             /* a rank has told where it resumed */
     uint64_t resumed_step;
     int64_t pid; /* of the launcher, 0: not known to run yet */

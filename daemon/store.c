@@ -65,7 +65,7 @@
             " checkpoint_every, features, state, reason, stop, step, crashes, submitted_ms,"       \
             " started_ms, ended_ms FROM runs ORDER BY number")                                     \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
-                      " resumed_step, ended, cause FROM attempts WHERE run = ?1"                   \
+                      " resumed_step, ended, cause, crash FROM attempts WHERE run = ?1"            \
                       " ORDER BY number DESC LIMIT 1")                                             \
     Q(RANKS, "SELECT rank, sequence, started, host FROM ranks WHERE run = ?1 AND attempt = ?2")    \
     Q(ORDERS, "SELECT id, kind, state, step, requested_ms FROM orders WHERE run = ?1 ORDER BY id") \
@@ -785,6 +785,7 @@ static enum status load_attempt(struct store *store, struct run *run, struct fau
         attempt->started = sqlite3_column_int(row, 5) != 0;
         attempt->resumed_step = column_count(row, 6);
         attempt->ended = sqlite3_column_int(row, 7) != 0;
+        attempt->crash = sqlite3_column_int(row, 9) != 0;
         known_cause = attempt_cause_from_name(column_text(row, 8), &attempt->cause);
     }
     if (status != ST_OK || attempt->number == 0) return status;

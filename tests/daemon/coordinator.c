@@ -234,6 +234,30 @@ Test(admission, steps_over_what_no_longer_fits)
     stage_fini(&stage);
 }
 
+/* Until there is room again: the budget is for the run's own crashes. */
+Test(restart, a_full_disk_costs_no_budget)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    stage_submit(&stage, 1, 0, NULL);
+    for (uint32_t attempt = 1; attempt <= 5; attempt++) {
+        stage_act(&stage, "tick");
+        struct event event = {.kind = EVENT_LAUNCH_FAILED};
+        event.launch_failed =
+            (struct event_launch_failed){1, attempt, ST_NO_SPACE, "no space left for the plan"};
+        stage_send(&stage, event);
+        cr_assert_eq(state_of(&stage, 1), RUN_RESTARTING);
+        cr_assert_eq(stage_run(&stage)->crashes, 0);
+        stage_act(&stage, "wait 59999");
+        cr_assert_eq(state_of(&stage, 1), RUN_RESTARTING, "not at once, there is no limit to it");
+        stage_act(&stage, "wait 1");
+        cr_assert_eq(state_of(&stage, 1), RUN_STARTING);
+    }
+    stage_act(&stage, "launch_failed");
+    cr_assert_eq(state_of(&stage, 1), RUN_FAILED);
+    stage_fini(&stage);
+}
+
 Test(admission, keeps_no_ranks_for_a_restart_that_no_longer_fits)
 {
     struct stage stage;

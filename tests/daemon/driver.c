@@ -260,6 +260,15 @@ Test(driver, files_that_cannot_be_written_fail_the_launch)
     cr_assert_eq(workshop.starts, 0);
 }
 
+Test(driver, a_launch_that_a_full_disk_prevents_costs_no_budget)
+{
+    uint64_t run = workshop_submit(&workshop, "one", 1);
+    workshop.start_status = ST_NO_SPACE;
+    driver_tick(&workshop.driver);
+    state_is(run, RUN_RESTARTING);
+    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->crashes, 0);
+}
+
 Test(driver, a_kill_is_a_signal_and_a_cancel_is_an_order)
 {
     uint64_t run = workshop_submit(&workshop, "one", 1);

@@ -136,7 +136,8 @@ static const struct answer *world(struct stage *stage, enum event_kind kind)
         event.adopted = (struct event_adopted){stage->run, attempt, 1234, 99};
         break;
     case EVENT_LAUNCH_FAILED:
-        event.launch_failed = (struct event_launch_failed){stage->run, attempt, "no mpirun"};
+        event.launch_failed =
+            (struct event_launch_failed){stage->run, attempt, ST_NOT_FOUND, "no mpirun"};
         break;
     case EVENT_UNLAUNCHED:
         event.unlaunched = (struct event_unlaunched){stage->run, attempt};
@@ -225,6 +226,7 @@ static const char *attempts_differ(const struct run *a, const struct run *b)
     DIFFER(strcmp(x->nonce, y->nonce) != 0, "nonce");
     DIFFER(x->ended != y->ended || x->cause != y->cause, "end of attempt");
     DIFFER(x->started != y->started || x->resumed_step != y->resumed_step, "start of attempt");
+    DIFFER(x->crash != y->crash, "crash");
     DIFFER(x->pid != y->pid || x->pid_start_time != y->pid_start_time, "pid");
     DIFFER(x->planned_ms != y->planned_ms, "time of plan");
     DIFFER(!x->ranks != !y->ranks, "ranks");
