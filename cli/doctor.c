@@ -50,6 +50,7 @@ static void cure(struct check *check, const char *text)
 
 struct site {
     char state_directory[512]; /* the daemon's, or the default where it does not answer */
+    char runs_directory[512];  /* the daemon's; empty where it does not answer */
 };
 
 static enum status ping(const struct invocation *invocation, char url[512],
@@ -76,6 +77,7 @@ static void check_daemon(const struct invocation *invocation, struct check *chec
     struct fault fault;
     char url[512] = "";
 
+    site->runs_directory[0] = '\0';
     if (ping(invocation, url, &response, &fault) != ST_OK) {
         default_state_directory(site->state_directory, sizeof site->state_directory);
         found(check, false, "%s", fault.text); /* a client's words name the cure */
@@ -83,6 +85,7 @@ static void check_daemon(const struct invocation *invocation, struct check *chec
     }
     const Performer__Pong *pong = response->pong;
     snprintf(site->state_directory, sizeof site->state_directory, "%s", pong->state_directory);
+    snprintf(site->runs_directory, sizeof site->runs_directory, "%s", pong->runs_directory);
     bool same = strcmp(pong->version, PERFORMERD_VERSION) == 0;
     found(check, same, "performerd %s at %s, pid %llu, up %s, %u of %u ranks in use", pong->version,
           url, (unsigned long long)pong->pid, duration_text((int64_t)pong->uptime_ms).text,
@@ -195,26 +198,42 @@ static void check_memory(struct check *check)
     cure(check, "`performerctl validate FILE` says what a job needs");
 }
 
-/* The directory itself may not be there yet: then the nearest one above it that is. */
-static void check_disk(struct check *check, const struct site *site)
+/* Free bytes of its file system. The directory itself may not be there yet: then the nearest one above it that is. */
+static bool free_bytes(const char *directory, double *bytes)
 {
     struct statvfs info;
     char path[512];
 
-    snprintf(path, sizeof path, "%s", site->state_directory);
+    snprintf(path, sizeof path, "%s", directory);
     while (statvfs(path, &info) != 0) {
         char *slash = strrchr(path, '/');
-        if (!slash || slash == path) {
-            found(check, false, "%s: %s", site->state_directory, strerror(errno));
-            cure(check, "name another state directory: performerd --state DIR");
-            return;
-        }
+        if (!slash || slash == path) return false;
         *slash = '\0';
     }
-    double free_bytes = (double)info.f_bavail * (double)info.f_frsize;
-    found(check, free_bytes >= FREE_BYTES_MIN, "%s free for %s", bytes_text(free_bytes).text,
-          site->state_directory);
-    cure(check, "make room, or name another state directory: performerd --state DIR");
+    *bytes = (double)info.f_bavail * (double)info.f_frsize;
+    return true;
+}
+
+/* The fuller one of the two is told of. */
+static void check_disk(struct check *check, const struct site *site)
+{
+    const char *const directories[] = {site->state_directory, site->runs_directory};
+    const char *fullest = NULL;
+    double least = 0, bytes;
+
+    for (int i = 0; i < 2; i++) {
+        if (directories[i][0] == '\0') continue;
+        if (!free_bytes(directories[i], &bytes)) {
+            found(check, false, "%s: %s", directories[i], strerror(errno));
+            cure(check, "name another directory: performerd --state DIR --runs DIR");
+            return;
+        }
+        if (fullest && bytes >= least) continue;
+        fullest = directories[i];
+        least = bytes;
+    }
+    found(check, least >= FREE_BYTES_MIN, "%s free for %s", bytes_text(least).text, fullest);
+    cure(check, "make room, or name another directory: performerd --state DIR --runs DIR");
 }
 
 static void check_cuda(struct check *check)

@@ -50,6 +50,7 @@ static void answer_pong(struct answer *answer)
     answer->pong.version = PERFORMERD_VERSION;
     answer->pong.pid = 4711;
     answer->pong.state_directory = "/";
+    answer->pong.runs_directory = "/proc"; /* which has no room at all */
     answer->pong.ranks_max = 8;
     answer->response.body_case = PERFORMER__RESPONSE__BODY_PONG;
     answer->response.pong = &answer->pong;

@@ -616,3 +616,10 @@ Test(verbs, doctor_says_what_fails_and_the_cure)
     must_say(ran.out, "cuda");
     must_say(ran.out, "not built");
 }
+
+Test(verbs, doctor_looks_at_the_disk_of_the_runs_too)
+{
+    struct ran *ran = run_with((struct script){.end_state = "SUCCEEDED"}, "doctor");
+    cr_assert_eq(ran->code, 1);
+    must_say(ran->out, "free for /proc");
+}
