@@ -52,6 +52,10 @@ enum status CPU(attention)(struct stream *stream, const struct attention *argume
                                  : CPU(favor_bidirectional)(stream, arguments);
     case ATTENTION_SOFTMAX:
         return CPU(softmax)(stream, arguments);
+    case ATTENTION_LINFORMER:
+        return CPU(linformer)(stream, arguments);
+    case ATTENTION_REFORMER:
+        return CPU(reformer)(stream, arguments);
     case ATTENTION_IDENTITY:
         return identity(stream, arguments);
     default:
@@ -68,6 +72,10 @@ enum status CPU(attention_backward)(struct stream *stream,
                                          : CPU(favor_bidirectional_backward)(stream, arguments);
     case ATTENTION_SOFTMAX:
         return CPU(softmax_backward)(stream, arguments);
+    case ATTENTION_LINFORMER:
+        return CPU(linformer_backward)(stream, arguments);
+    case ATTENTION_REFORMER:
+        return CPU(reformer_backward)(stream, arguments);
     case ATTENTION_IDENTITY:
         return identity_backward(stream, arguments);
     default:
@@ -83,6 +91,10 @@ size_t CPU(attention_scratch)(const struct attention *arguments, int threads)
                                  : CPU(favor_bidirectional_scratch)(arguments, threads);
     case ATTENTION_SOFTMAX:
         return CPU(softmax_scratch)(arguments, threads);
+    case ATTENTION_LINFORMER:
+        return CPU(linformer_scratch)(arguments, threads);
+    case ATTENTION_REFORMER:
+        return CPU(reformer_scratch)(arguments, threads);
     default:
         return 0;
     }
@@ -97,6 +109,10 @@ size_t CPU(attention_backward_scratch)(const struct attention_backward *argument
                             : CPU(favor_bidirectional_backward_scratch)(call, threads);
     case ATTENTION_SOFTMAX:
         return CPU(softmax_backward_scratch)(call, threads);
+    case ATTENTION_LINFORMER:
+        return CPU(linformer_backward_scratch)(call, threads);
+    case ATTENTION_REFORMER:
+        return CPU(reformer_backward_scratch)(call, threads);
     default:
         return 0;
     }
@@ -110,6 +126,10 @@ size_t CPU(attention_saved_floats)(const struct attention *arguments)
                                  : CPU(favor_bidirectional_saved_floats)(arguments);
     case ATTENTION_SOFTMAX:
         return CPU(softmax_saved_floats)(arguments);
+    case ATTENTION_LINFORMER:
+        return CPU(linformer_saved_floats)(arguments);
+    case ATTENTION_REFORMER:
+        return CPU(reformer_saved_floats)(arguments);
     default:
         return 0;
     }

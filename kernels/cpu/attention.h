@@ -15,6 +15,8 @@
 CPU_ATTENTION(favor_bidirectional)
 CPU_ATTENTION(favor_causal)
 CPU_ATTENTION(softmax)
+CPU_ATTENTION(linformer)
+CPU_ATTENTION(reformer)
 #undef CPU_ATTENTION
 
 /* Rows of one head of one sequence. */

@@ -43,6 +43,8 @@ bool reference_attention_supported(const struct attention *arguments, const char
 {
     const char *why = kind_why_not(arguments->kind);
     if (!why && arguments->kind == ATTENTION_FAVOR) why = kernel_why_not(arguments->kernel);
+    if (!why && arguments->kind == ATTENTION_LINFORMER && arguments->causal)
+        why = "attention linformer cannot be causal: a row of E k holds all keys";
     if (why) *why_not = why;
     return !why;
 }
@@ -54,6 +56,10 @@ static int64_t doubles_per_head(const struct attention *call)
         return reference_favor_doubles(call);
     case ATTENTION_SOFTMAX:
         return reference_softmax_doubles(call);
+    case ATTENTION_LINFORMER:
+        return reference_linformer_doubles(call);
+    case ATTENTION_REFORMER:
+        return reference_reformer_doubles(call);
     default:
         return 0;
     }
@@ -109,6 +115,12 @@ static void head_forward(const struct head *head, double *scratch)
     case ATTENTION_SOFTMAX:
         reference_softmax(head, scratch);
         return;
+    case ATTENTION_LINFORMER:
+        reference_linformer(head, scratch);
+        return;
+    case ATTENTION_REFORMER:
+        reference_reformer(head, scratch);
+        return;
     default: /* identity: out = v */
         rows_copy(head->call, head->call->value_dim, head->v, head->out);
     }
@@ -122,6 +134,12 @@ static void head_backward(const struct head *head, double *scratch)
         return;
     case ATTENTION_SOFTMAX:
         reference_softmax_backward(head, scratch);
+        return;
+    case ATTENTION_LINFORMER:
+        reference_linformer_backward(head, scratch);
+        return;
+    case ATTENTION_REFORMER:
+        reference_reformer_backward(head, scratch);
         return;
     default:
         rows_copy(head->call, head->call->value_dim, head->dout, head->dv);

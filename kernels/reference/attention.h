@@ -1,7 +1,7 @@
 #ifndef KERNELS_REFERENCE_ATTENTION_H
 #define KERNELS_REFERENCE_ATTENTION_H
 
-/* Attention cut into heads: what reference/attention.c hands to favor.c and softmax.c. */
+/* Attention cut into heads: what reference/attention.c hands to the file of each kind. */
 
 #include "kernels/backend.h"
 
@@ -32,10 +32,16 @@ static inline bool is_key(const struct head *head, int64_t row)
 /* Doubles of scratch for one head; forward and backward of a kind need no more than this. */
 int64_t reference_favor_doubles(const struct attention *call);
 int64_t reference_softmax_doubles(const struct attention *call);
+int64_t reference_linformer_doubles(const struct attention *call);
+int64_t reference_reformer_doubles(const struct attention *call);
 
 void reference_favor(const struct head *head, double *scratch);
 void reference_favor_backward(const struct head *head, double *scratch);
 void reference_softmax(const struct head *head, double *scratch);
 void reference_softmax_backward(const struct head *head, double *scratch);
+void reference_linformer(const struct head *head, double *scratch);
+void reference_linformer_backward(const struct head *head, double *scratch);
+void reference_reformer(const struct head *head, double *scratch);
+void reference_reformer_backward(const struct head *head, double *scratch);
 
 #endif

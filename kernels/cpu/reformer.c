@@ -1,0 +1,705 @@
+/*
+ * Reformer's attention (Kitaev et al. 2020), as defined at struct attention, in chunks of the sorted order. In that
+ * order a bucket is a stretch of neighbours, earlier positions first, so what a query sees of its chunk and
+ * the one before is an interval. A pair that several rounds see counts in the first of them: the same sum as the
+ * paper's, which takes it in each, divided by their number.
+ *
+ * Kept for the backward pass, of each query: the largest score, to base 2, and 1 / Σ over all rounds; the latter is
+ * 0 where the query sees nothing else, and so itself. Buckets and order are made again.
+ */
+
+#include "kernels/cpu/attention.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/pieces.h"
+
+enum {
+    ROWS = 64,     /* positions of a block */
+    STRETCH = 512, /* positions, about, of the chunks that one piece takes */
+};
+
+/* Of each position, and of each place in a round's order: (B H, rounds, L). A masked position has the bucket
+ * `buckets`, and so its place behind all others. */
+struct order {
+    int32_t *bucket, *place; /* of a position */
+    int32_t *position;       /* at a place */
+    int32_t *start;          /* (B H, rounds, buckets + 2): first place of each bucket */
+};
+
+struct plan {
+    const struct attention *call;
+    const struct attention_backward *backward;
+    float scale, scale2; /* 1 / √d, and that times log2 e */
+    int64_t heads, rounds, half;
+    int64_t chunk, chunks;             /* positions; of a round */
+    int64_t stretch, stretches;        /* chunks; of a round */
+    int64_t context;                   /* the most keys of a chunk: its own and those before */
+    int64_t dim, value, score, hashed; /* strides of rows of d, of e, of scores and of q R */
+    float rotation_bound;              /* no column of R is longer */
+    struct order order;
+    float *inverse_norms; /* (B H, L): 1 / ‖q‖, 0 where that is no number */
+    float *outs, *sums;   /* forward: (B H, rounds, L, value) (B H, rounds, L, 2), by place */
+    float *dq;            /* backward: (B H, rounds, L, dim), by place */
+    float *dkeys,
+        *dvalues; /* (B H, rounds, stretches, 1 + stretch chunks, dim or value): the chunk before, its own */
+    float *threads;
+    int64_t thread_floats;
+};
+
+/* Of a thread. */
+struct tiles {
+    float *scores, *dscores;       /* (ROWS, score) */
+    float *q, *dout;               /* (ROWS, dim) (ROWS, value) */
+    float *keys, *values;          /* (context, dim) (context, value) */
+    float *hashed;                 /* (ROWS, hashed) */
+    int32_t *buckets, *key_chunks; /* (rounds, context): of the keys, in the rounds before */
+};
+
+static int32_t *scratch_take_ints(struct scratch *scratch, int64_t count)
+{
+    _Static_assert(sizeof(int32_t) == sizeof(float), "both lie in one scratch");
+    return (int32_t *)(void *)scratch_take(scratch, count);
+}
+
+static size_t tiles_take(const struct plan *plan, float *base, struct tiles *tiles)
+{
+    struct scratch scratch = {base, 0};
+    tiles->scores = scratch_take(&scratch, ROWS * plan->score);
+    tiles->dscores = scratch_take(&scratch, ROWS * plan->score);
+    tiles->q = scratch_take(&scratch, ROWS * plan->dim);
+    tiles->dout = scratch_take(&scratch, ROWS * plan->value);
+    tiles->keys = scratch_take(&scratch, plan->context * plan->dim);
+    tiles->values = scratch_take(&scratch, plan->context * plan->value);
+    tiles->hashed = scratch_take(&scratch, ROWS * plan->hashed);
+    tiles->buckets = scratch_take_ints(&scratch, plan->rounds * plan->context);
+    tiles->key_chunks = scratch_take_ints(&scratch, plan->rounds * plan->context);
+    return scratch.used;
+}
+
+static void order_take(const struct plan *plan, struct scratch *scratch, struct order *order)
+{
+    const int64_t rounds = plan->heads * plan->rounds, count = rounds * plan->call->length;
+    order->bucket = scratch_take_ints(scratch, count);
+    order->place = scratch_take_ints(scratch, count);
+    order->position = scratch_take_ints(scratch, count);
+    order->start = scratch_take_ints(scratch, rounds * (plan->call->buckets + 2));
+}
+
+static void plan_shape(struct plan *plan, const struct attention *call)
+{
+    const float scale = 1 / sqrtf((float)call->head_dim);
+    const int64_t chunk = smaller(call->chunk, call->length);
+    *plan = (struct plan){
+        .call = call,
+        .scale = scale,
+        .scale2 = scale * LOG2_E,
+        .heads = call->batch * call->heads,
+        .rounds = call->rounds,
+        .half = call->buckets / 2,
+        .chunk = chunk,
+        .chunks = pieces_of(call->length, chunk),
+        .stretch = pieces_of(STRETCH, chunk),
+        .context = smaller(2 * chunk, call->length),
+        .dim = gemm_stride(call->head_dim),
+        .value = gemm_stride(call->value_dim),
+        .hashed = gemm_stride(call->buckets / 2),
+    };
+    plan->score = gemm_stride(plan->context);
+    plan->stretches = pieces_of(plan->chunks, plan->stretch);
+}
+
+static size_t plan_make(struct plan *plan, const struct attention *call, bool backward, int threads,
+                        float *base)
+{
+    struct scratch scratch = {base, 0};
+    struct tiles tiles;
+    plan_shape(plan, call);
+    const int64_t rounds = plan->heads * plan->rounds, places = rounds * call->length;
+    order_take(plan, &scratch, &plan->order);
+    plan->inverse_norms = scratch_take(&scratch, plan->heads * call->length);
+    if (backward) {
+        const int64_t rows = rounds * plan->stretches * (1 + plan->stretch) * plan->chunk;
+        plan->dq = scratch_take(&scratch, places * plan->dim);
+        plan->dkeys = scratch_take(&scratch, rows * plan->dim);
+        plan->dvalues = scratch_take(&scratch, rows * plan->value);
+    } else {
+        plan->outs = scratch_take(&scratch, places * plan->value);
+        plan->sums = scratch_take(&scratch, places * 2);
+    }
+    plan->thread_floats = (int64_t)tiles_take(plan, NULL, &tiles);
+    plan->threads = scratch_take(&scratch, threads * plan->thread_floats);
+    return scratch.used;
+}
+
+size_t CPU(reformer_saved_floats)(const struct attention *call)
+{
+    return (size_t)(call->batch * call->heads * call->length * 2);
+}
+
+size_t CPU(reformer_scratch)(const struct attention *call, int threads)
+{
+    struct plan plan;
+    return plan_make(&plan, call, false, threads, NULL) * sizeof(float);
+}
+
+size_t CPU(reformer_backward_scratch)(const struct attention *call, int threads)
+{
+    struct plan plan;
+    return plan_make(&plan, call, true, threads, NULL) * sizeof(float);
+}
+
+static struct tiles tiles_of(const struct plan *plan, int thread)
+{
+    struct tiles tiles;
+    tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+    return tiles;
+}
+
+static struct rows head_of(const struct plan *plan, struct heads_view view, int64_t head)
+{
+    return head_rows(view, head / plan->call->heads, head % plan->call->heads);
+}
+
+/* ---- buckets and order ---- */
+
+/* No column of R is longer than √d times the largest of its elements. */
+static float rotation_bound(const struct attention *call)
+{
+    const int64_t count = call->rounds * call->head_dim * (call->buckets / 2);
+    floats largest = {0};
+    for (int64_t i = 0; i < count; i += LANES) {
+        const floats at = lanes_load_row(call->rotations, i, count, 0);
+        largest = lanes_larger(lanes_larger(at, -at), largest);
+    }
+    return sqrtf((float)call->head_dim) * lanes_largest(largest);
+}
+
+/* argmax [q R; -q R] in double, the first of equals */
+static int32_t bucket_precise(const struct plan *plan, const float *rotation, const float *q)
+{
+    double largest = -INFINITY, least = INFINITY;
+    int64_t at_largest = 0, at_least = 0;
+    for (int64_t c = 0; c < plan->half; c++) {
+        double dot = 0;
+        for (int64_t j = 0; j < plan->call->head_dim; j++)
+            dot += (double)q[j] * rotation[j * plan->half + c];
+        if (dot > largest) largest = dot, at_largest = c;
+        if (dot < least) least = dot, at_least = c;
+    }
+    return (int32_t)(-least > largest ? plan->half + at_least : at_largest);
+}
+
+static float largest_size(const float *row, int64_t from, int64_t to)
+{
+    floats largest = lanes_of(-INFINITY);
+    for (int64_t c = from; c < to; c += LANES) {
+        const floats at = lanes_load_row(row, c, to, 0);
+        largest = lanes_larger(lanes_larger(at, -at), largest);
+    }
+    return lanes_largest(largest);
+}
+
+/* The bucket by the float products q R, or -1 where their rounding, at most `doubt`, may have decided it. */
+static int32_t bucket_quick(const struct plan *plan, const float *products, float doubt)
+{
+    const float largest = largest_size(products, 0, plan->half);
+    int64_t at = 0;
+    while (at < plan->half - 1 && fabsf(products[at]) != largest) at++;
+    const float second =
+        fmaxf(largest_size(products, 0, at), largest_size(products, at + 1, plan->half));
+    if (!(largest - second > doubt && largest > doubt)) return -1;
+    return (int32_t)(products[at] > 0 ? at : plan->half + at);
+}
+
+static double norm_of(const float *x, int64_t count)
+{
+    double square = 0;
+    for (int64_t i = 0; i < count; i++) square += (double)x[i] * x[i];
+    return sqrt(square);
+}
+
+/* Norms and buckets of a block of positions. A float sum of d products is off by at most d units of 2^-24 of the
+ * product of the norms, whatever its order: what floats cannot tell apart is decided in double, so that the
+ * buckets are those of the definition. */
+static void block_hash(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const struct attention *call = plan->call;
+    const int64_t blocks = pieces_of(call->length, ROWS), head = piece / blocks;
+    const struct range own = piece_range(piece % blocks, ROWS, call->length);
+    const uint8_t *mask = sequence_mask(call, head / call->heads);
+    const struct rows q = head_of(plan, call->q, head);
+    const struct tiles tiles = tiles_of(plan, thread);
+    float doubts[ROWS];
+
+    for (int64_t s = 0; s < own.count; s++) {
+        const double norm = norm_of(row_of(q, own.from + s), call->head_dim);
+        plan->inverse_norms[head * call->length + own.from + s] =
+            norm < FLT_MIN ? 0 : (float)(1 / norm);
+        doubts[s] = (float)norm * plan->rotation_bound * (float)(call->head_dim + 2) * 0x1p-23f;
+        memcpy(tiles.q + s * plan->dim, row_of(q, own.from + s),
+               (size_t)call->head_dim * sizeof(float));
+    }
+    for (int64_t round = 0; round < plan->rounds; round++) {
+        const float *rotation = call->rotations + round * call->head_dim * plan->half;
+        int32_t *bucket =
+            plan->order.bucket + (head * plan->rounds + round) * call->length + own.from;
+        gemm_nn(own.count, plan->half, call->head_dim, 1, tiles.q, plan->dim, rotation, plan->half,
+                0, tiles.hashed, plan->hashed);
+        for (int64_t s = 0; s < own.count; s++) {
+            if (mask && !mask[own.from + s]) {
+                bucket[s] = (int32_t)call->buckets;
+                continue;
+            }
+            bucket[s] = bucket_quick(plan, tiles.hashed + s * plan->hashed, doubts[s]);
+            if (bucket[s] < 0) bucket[s] = bucket_precise(plan, rotation, tiles.q + s * plan->dim);
+        }
+    }
+}
+
+/* Counting sort of the positions of a round by bucket; it keeps the order of equals. */
+static void round_sort(void *context, int64_t round, int thread)
+{
+    const struct plan *plan = context;
+    const int64_t length = plan->call->length, buckets = plan->call->buckets;
+    const int32_t *bucket = plan->order.bucket + round * length;
+    int32_t *place = plan->order.place + round * length;
+    int32_t *position = plan->order.position + round * length;
+    int32_t *start = plan->order.start + round * (buckets + 2);
+    (void)thread;
+
+    memset(start, 0, (size_t)(buckets + 2) * sizeof *start);
+    for (int64_t s = 0; s < length; s++) start[bucket[s] + 1]++;
+    for (int64_t b = 0; b <= buckets; b++) start[b + 1] += start[b];
+    for (int64_t s = 0; s < length; s++) {
+        place[s] = start[bucket[s]]++;
+        position[place[s]] = (int32_t)s;
+    }
+    for (int64_t b = buckets + 1; b > 0; b--) start[b] = start[b - 1];
+    start[0] = 0;
+}
+
+static void order_make(struct plan *plan, struct team *team)
+{
+    plan->rotation_bound = rotation_bound(plan->call);
+    team_run(team, plan->heads * pieces_of(plan->call->length, ROWS), block_hash, plan);
+    team_run(team, plan->heads * plan->rounds, round_sort, plan);
+}
+
+/* ---- what a chunk is made of ---- */
+
+/* A chunk of a round: its queries and its keys are neighbours in the order. */
+struct chunk {
+    int64_t head, round;        /* of the head */
+    const int32_t *position;    /* (L): at a place */
+    const int32_t *start;       /* (buckets + 2) */
+    const int32_t *bucket;      /* (L): of a position */
+    struct range queries, keys; /* places */
+};
+
+static struct chunk chunk_of(const struct plan *plan, int64_t head, int64_t round, int64_t chunk)
+{
+    const int64_t at = head * plan->rounds + round, length = plan->call->length;
+    const struct range queries = piece_range(chunk, plan->chunk, length);
+    const int64_t from = larger(queries.from - plan->chunk, 0);
+    return (struct chunk){
+        .head = head,
+        .round = round,
+        .position = plan->order.position + at * length,
+        .start = plan->order.start + at * (plan->call->buckets + 2),
+        .bucket = plan->order.bucket + at * length,
+        .queries = queries,
+        .keys = {from, queries.from + queries.count - from},
+    };
+}
+
+/* Masked positions are behind all others: a chunk that begins among them has nothing to do. */
+static bool chunk_is_masked(const struct plan *plan, const struct chunk *chunk)
+{
+    return chunk->queries.from >= chunk->start[plan->call->buckets];
+}
+
+static void rows_gather(float *to, int64_t stride, struct rows from, const int32_t *positions,
+                        int64_t count, int64_t width)
+{
+    for (int64_t r = 0; r < count; r++)
+        memcpy(to + r * stride, row_of(from, positions[r]), (size_t)width * sizeof *to);
+}
+
+/* Keys and values of a chunk, and where its keys are in the rounds before. */
+static void keys_gather(const struct plan *plan, const struct chunk *chunk,
+                        const struct tiles *tiles)
+{
+    const struct attention *call = plan->call;
+    const int32_t *positions = chunk->position + chunk->keys.from;
+    const int64_t count = chunk->keys.count, first = chunk->head * plan->rounds;
+    const float *inverse = plan->inverse_norms + chunk->head * call->length;
+
+    rows_gather(tiles->keys, plan->dim, head_of(plan, call->q, chunk->head), positions, count,
+                call->head_dim);
+    for (int64_t s = 0; s < count; s++)
+        for (int64_t j = 0; j < call->head_dim; j++)
+            tiles->keys[s * plan->dim + j] *= inverse[positions[s]];
+    rows_gather(tiles->values, plan->value, head_of(plan, call->v, chunk->head), positions, count,
+                call->value_dim);
+    for (int64_t round = 0; round < chunk->round; round++) {
+        const int32_t *bucket = plan->order.bucket + (first + round) * call->length;
+        const int32_t *place = plan->order.place + (first + round) * call->length;
+        for (int64_t s = 0; s < count; s++) {
+            tiles->buckets[round * plan->context + s] = bucket[positions[s]];
+            tiles->key_chunks[round * plan->context + s] =
+                (int32_t)(place[positions[s]] / plan->chunk);
+        }
+    }
+}
+
+/* The keys, from the first of the chunk's, that share the bucket of the query at `place`, and are not later. */
+static struct range keys_seen(const struct plan *plan, const struct chunk *chunk, int64_t place)
+{
+    const int32_t bucket = chunk->bucket[chunk->position[place]];
+    if (bucket == plan->call->buckets) return (struct range){0, 0};
+    const int64_t from = larger(chunk->start[bucket] - chunk->keys.from, 0);
+    const int64_t behind = plan->call->causal ? place : chunk->start[bucket + 1];
+    return (struct range){from, smaller(behind - chunk->keys.from, chunk->keys.count) - from};
+}
+
+/* -inf in a row of scores for the query itself and for the keys that a round before sees. */
+static void row_exclude(const struct plan *plan, const struct chunk *chunk,
+                        const struct tiles *tiles, int64_t place, struct range seen, float *row)
+{
+    const int64_t first = chunk->head * plan->rounds, position = chunk->position[place];
+    const int64_t length = plan->call->length;
+    if (!plan->call->causal && seen.count > 0) row[place - chunk->keys.from] = -INFINITY;
+    for (int64_t round = 0; round < chunk->round; round++) {
+        const int64_t at = (first + round) * length + position;
+        const int32_t bucket = plan->order.bucket[at];
+        const int32_t query_chunk = (int32_t)(plan->order.place[at] / plan->chunk);
+        const int32_t *buckets = tiles->buckets + round * plan->context;
+        const int32_t *key_chunks = tiles->key_chunks + round * plan->context;
+        for (int64_t s = seen.from; s < seen.from + seen.count; s++) {
+            const uint32_t behind = (uint32_t)(query_chunk - key_chunks[s]);
+            row[s] = (buckets[s] == bucket) & (behind <= 1) ? -INFINITY : row[s];
+        }
+    }
+}
+
+static void row_clear_unseen(float *row, struct range seen, int64_t count)
+{
+    memset(row, 0, (size_t)seen.from * sizeof *row);
+    memset(row + seen.from + seen.count, 0, (size_t)(count - seen.from - seen.count) * sizeof *row);
+}
+
+static float row_largest(const float *row, int64_t count)
+{
+    floats best = lanes_of(-INFINITY);
+    for (int64_t s = 0; s < count; s += LANES)
+        best = lanes_larger(lanes_load_row(row, s, count, -INFINITY), best);
+    return lanes_largest(best);
+}
+
+/* row = 2^(row - shift); returns its sum */
+static float row_exp2(float *row, int64_t count, float shift)
+{
+    floats sum = {0};
+    for (int64_t s = 0; s < count; s += LANES) {
+        const floats power = lanes_exp2(lanes_load_row(row, s, count, -INFINITY) - shift);
+        sum += power;
+        lanes_store_row(row, s, count, power);
+    }
+    return lanes_sum(sum);
+}
+
+/* Scores of a block of the chunk's queries with its keys, to base 2. */
+static void block_score(const struct plan *plan, const struct chunk *chunk,
+                        const struct tiles *tiles, struct range queries)
+{
+    rows_gather(tiles->q, plan->dim, head_of(plan, plan->call->q, chunk->head),
+                chunk->position + queries.from, queries.count, plan->call->head_dim);
+    gemm_nt(queries.count, chunk->keys.count, plan->call->head_dim, plan->scale2, tiles->q,
+            plan->dim, tiles->keys, plan->dim, 0, tiles->scores, plan->score);
+}
+
+/* Of a round's queries, in blocks. */
+static struct range block_of(const struct chunk *chunk, int64_t block)
+{
+    const struct range part = piece_range(block, ROWS, chunk->queries.count);
+    return (struct range){chunk->queries.from + part.from, part.count};
+}
+
+/* ---- forward ---- */
+
+/* Scores to weights relative to the row's largest; that and the row's sum to `sums`. */
+static void row_weigh(float *row, struct range seen, float sums[2])
+{
+    float *weights = row + seen.from;
+    sums[0] = row_largest(weights, seen.count);
+    sums[1] = 0;
+    if (sums[0] == -INFINITY) /* nothing, or nothing new */
+        memset(weights, 0, (size_t)seen.count * sizeof *weights);
+    else
+        sums[1] = row_exp2(weights, seen.count, sums[0]);
+}
+
+static void block_forward(const struct plan *plan, const struct chunk *chunk,
+                          const struct tiles *tiles, struct range queries)
+{
+    const int64_t first =
+        (chunk->head * plan->rounds + chunk->round) * plan->call->length + queries.from;
+    block_score(plan, chunk, tiles, queries);
+    for (int64_t t = 0; t < queries.count; t++) {
+        float *row = tiles->scores + t * plan->score;
+        const struct range seen = keys_seen(plan, chunk, queries.from + t);
+        row_exclude(plan, chunk, tiles, queries.from + t, seen, row);
+        row_clear_unseen(row, seen, chunk->keys.count);
+        row_weigh(row, seen, plan->sums + 2 * (first + t));
+    }
+    gemm_nn(queries.count, plan->call->value_dim, chunk->keys.count, 1, tiles->scores, plan->score,
+            tiles->values, plan->value, 0, plan->outs + first * plan->value, plan->value);
+}
+
+static void stretch_forward(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const int64_t at = piece / plan->stretches;
+    const struct range own = piece_range(piece % plan->stretches, plan->stretch, plan->chunks);
+    const struct tiles tiles = tiles_of(plan, thread);
+
+    for (int64_t c = own.from; c < own.from + own.count; c++) {
+        const struct chunk chunk = chunk_of(plan, at / plan->rounds, at % plan->rounds, c);
+        if (chunk_is_masked(plan, &chunk)) return;
+        keys_gather(plan, &chunk, &tiles);
+        for (int64_t block = 0; block * ROWS < chunk.queries.count; block++)
+            block_forward(plan, &chunk, &tiles, block_of(&chunk, block));
+    }
+}
+
+static int64_t place_of(const struct plan *plan, int64_t head, int64_t round, int64_t position)
+{
+    const int64_t first = (head * plan->rounds + round) * plan->call->length;
+    return first + plan->order.place[first + position];
+}
+
+/* out of one query from its rounds. */
+static void query_combine(const struct plan *plan, int64_t head, int64_t position, float *out,
+                          float kept[2])
+{
+    const int64_t width = plan->call->value_dim;
+    kept[0] = -INFINITY;
+    kept[1] = 0;
+    for (int64_t round = 0; round < plan->rounds; round++) {
+        const float *sums = plan->sums + 2 * place_of(plan, head, round, position);
+        kept[0] = sums[0] > kept[0] ? sums[0] : kept[0];
+    }
+    memset(out, 0, (size_t)width * sizeof *out);
+    if (kept[0] == -INFINITY) {
+        kept[0] = 0;
+        return;
+    }
+    for (int64_t round = 0; round < plan->rounds; round++) {
+        const int64_t place = place_of(plan, head, round, position);
+        const float *from = plan->outs + place * plan->value, *sums = plan->sums + 2 * place;
+        const float factor = lanes_exp2(lanes_of(sums[0] - kept[0]))[0];
+        kept[1] += factor * sums[1];
+        for (int64_t i = 0; i < width && factor != 0; i++) out[i] += factor * from[i];
+    }
+    kept[1] = 1 / kept[1];
+    for (int64_t i = 0; i < width; i++) out[i] *= kept[1];
+}
+
+static void block_combine(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const struct attention *call = plan->call;
+    const int64_t blocks = pieces_of(call->length, ROWS), head = piece / blocks;
+    const struct range own = piece_range(piece % blocks, ROWS, call->length);
+    const uint8_t *mask = sequence_mask(call, head / call->heads);
+    const struct rows out = head_of(plan, call->out, head), v = head_of(plan, call->v, head);
+    (void)thread;
+
+    for (int64_t s = own.from; s < own.from + own.count; s++) {
+        float kept[2] = {0, 0};
+        if (mask && !mask[s]) {
+            memset(row_of(out, s), 0, (size_t)call->value_dim * sizeof(float));
+        } else {
+            query_combine(plan, head, s, row_of(out, s), kept);
+            if (kept[1] == 0)
+                memcpy(row_of(out, s), row_of(v, s), (size_t)call->value_dim * sizeof(float));
+        }
+        if (call->saved) memcpy(call->saved + 2 * (head * call->length + s), kept, sizeof kept);
+    }
+}
+
+enum status CPU(reformer)(struct stream *stream, const struct attention *call)
+{
+    struct plan plan;
+    plan_make(&plan, call, false, team_threads(stream->team), stream->scratch);
+    order_make(&plan, stream->team);
+    team_run(stream->team, plan.heads * plan.rounds * plan.stretches, stretch_forward, &plan);
+    team_run(stream->team, plan.heads * pieces_of(call->length, ROWS), block_combine, &plan);
+    return gemm_outcome();
+}
+
+/* ---- backward ---- */
+
+static float dot_of(const float *a, const float *b, int64_t count)
+{
+    floats sum = {0};
+    for (int64_t i = 0; i < count; i += LANES)
+        sum = lanes_fma(lanes_load_row(a, i, count, 0), lanes_load_row(b, i, count, 0), sum);
+    return lanes_sum(sum);
+}
+
+/* weights p, and dscores = p (dweights - dout . out) in the place of dweights */
+static void block_weigh_backward(const struct plan *plan, const struct chunk *chunk,
+                                 const struct tiles *tiles, struct range queries)
+{
+    const struct rows out = head_of(plan, plan->call->out, chunk->head);
+    for (int64_t t = 0; t < queries.count; t++) {
+        float *row = tiles->scores + t * plan->score, *drow = tiles->dscores + t * plan->score;
+        const int64_t place = queries.from + t, position = chunk->position[place];
+        const float *kept = plan->call->saved + 2 * (chunk->head * plan->call->length + position);
+        const float dot =
+            dot_of(tiles->dout + t * plan->value, row_of(out, position), plan->call->value_dim);
+        struct range seen = keys_seen(plan, chunk, place);
+        if (kept[1] == 0) seen = (struct range){0, 0}; /* itself, or masked */
+        row_exclude(plan, chunk, tiles, place, seen, row);
+        row_clear_unseen(row, seen, chunk->keys.count);
+        row_clear_unseen(drow, seen, chunk->keys.count);
+        row_exp2(row + seen.from, seen.count, kept[0]);
+        for (int64_t s = seen.from; s < seen.from + seen.count; s++) {
+            row[s] *= kept[1];
+            drow[s] = row[s] * (drow[s] - dot);
+        }
+    }
+}
+
+/* dkeys and dvalues begin at the chunk's first key. */
+static void block_backward(const struct plan *plan, const struct chunk *chunk,
+                           const struct tiles *tiles, struct range queries, float *dkeys,
+                           float *dvalues)
+{
+    const int64_t d = plan->call->head_dim, e = plan->call->value_dim, keys = chunk->keys.count;
+    const int64_t first =
+        (chunk->head * plan->rounds + chunk->round) * plan->call->length + queries.from;
+
+    block_score(plan, chunk, tiles, queries);
+    rows_gather(tiles->dout, plan->value, head_of(plan, plan->backward->dout, chunk->head),
+                chunk->position + queries.from, queries.count, e);
+    gemm_nt(queries.count, keys, e, 1, tiles->dout, plan->value, tiles->values, plan->value, 0,
+            tiles->dscores, plan->score);
+    block_weigh_backward(plan, chunk, tiles, queries);
+    gemm_tn(keys, e, queries.count, 1, tiles->scores, plan->score, tiles->dout, plan->value, 1,
+            dvalues, plan->value);
+    gemm_tn(keys, d, queries.count, plan->scale, tiles->dscores, plan->score, tiles->q, plan->dim,
+            1, dkeys, plan->dim);
+    gemm_nn(queries.count, d, keys, plan->scale, tiles->dscores, plan->score, tiles->keys,
+            plan->dim, 0, plan->dq + first * plan->dim, plan->dim);
+}
+
+/* Positions of a stretch of chunks and the chunk before it. */
+static int64_t stretch_rows(const struct plan *plan)
+{
+    return (1 + plan->stretch) * plan->chunk;
+}
+
+static void stretch_backward(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const int64_t at = piece / plan->stretches, rows = stretch_rows(plan);
+    const struct range own = piece_range(piece % plan->stretches, plan->stretch, plan->chunks);
+    const int64_t before = (own.from - 1) * plan->chunk; /* place of the first of these rows */
+    float *dkeys = plan->dkeys + piece * rows * plan->dim;
+    float *dvalues = plan->dvalues + piece * rows * plan->value;
+    const struct tiles tiles = tiles_of(plan, thread);
+
+    memset(dkeys, 0, (size_t)(rows * plan->dim) * sizeof *dkeys);
+    memset(dvalues, 0, (size_t)(rows * plan->value) * sizeof *dvalues);
+    for (int64_t c = own.from; c < own.from + own.count; c++) {
+        const struct chunk chunk = chunk_of(plan, at / plan->rounds, at % plan->rounds, c);
+        const int64_t first = chunk.keys.from - before;
+        if (chunk_is_masked(plan, &chunk)) return;
+        keys_gather(plan, &chunk, &tiles);
+        for (int64_t block = 0; block * ROWS < chunk.queries.count; block++)
+            block_backward(plan, &chunk, &tiles, block_of(&chunk, block), dkeys + first * plan->dim,
+                           dvalues + first * plan->value);
+    }
+}
+
+static void row_add(float *to, const float *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) to[i] += from[i];
+}
+
+/* What comes back to the key at a place of a round: from its own stretch of chunks, and from the next one where
+ * that looks back at its chunk. */
+static void round_add(const struct plan *plan, int64_t round, int64_t place, float *dkey, float *dv)
+{
+    const int64_t size = plan->stretch * plan->chunk, stretch = place / size;
+    int64_t row =
+        (round * plan->stretches + stretch) * stretch_rows(plan) + plan->chunk + place % size;
+    row_add(dkey, plan->dkeys + row * plan->dim, plan->call->head_dim);
+    row_add(dv, plan->dvalues + row * plan->value, plan->call->value_dim);
+    const int64_t looked_back = place % size - (size - plan->chunk);
+    if (looked_back < 0 || stretch + 1 == plan->stretches) return;
+    row = (round * plan->stretches + stretch + 1) * stretch_rows(plan) + looked_back;
+    row_add(dkey, plan->dkeys + row * plan->dim, plan->call->head_dim);
+    row_add(dv, plan->dvalues + row * plan->value, plan->call->value_dim);
+}
+
+/* dq += (dk - k (k . dk)) / ‖q‖ with k = q / ‖q‖ */
+static void key_backward(const struct plan *plan, const float *q, float inverse, const float *dkey,
+                         float *dq)
+{
+    const int64_t d = plan->call->head_dim;
+    const float along = dot_of(q, dkey, d) * inverse * inverse;
+    for (int64_t i = 0; i < d; i++) dq[i] += (dkey[i] - q[i] * along) * inverse;
+}
+
+static void block_combine_backward(void *context, int64_t piece, int thread)
+{
+    const struct plan *plan = context;
+    const struct attention *call = plan->call;
+    const int64_t blocks = pieces_of(call->length, ROWS), head = piece / blocks;
+    const struct range own = piece_range(piece % blocks, ROWS, call->length);
+    const uint8_t *mask = sequence_mask(call, head / call->heads);
+    const struct rows q = head_of(plan, call->q, head);
+    const struct rows dout = head_of(plan, plan->backward->dout, head);
+    const struct rows dq_rows = head_of(plan, plan->backward->dq, head);
+    const struct rows dv_rows = head_of(plan, plan->backward->dv, head);
+    float *dkey = tiles_of(plan, thread).q;
+
+    for (int64_t s = own.from; s < own.from + own.count; s++) {
+        float *dq = row_of(dq_rows, s), *dv = row_of(dv_rows, s);
+        const int64_t at = head * call->length + s;
+        memset(dq, 0, (size_t)call->head_dim * sizeof *dq);
+        memset(dv, 0, (size_t)call->value_dim * sizeof *dv);
+        if (mask && !mask[s]) continue;
+        memset(dkey, 0, (size_t)call->head_dim * sizeof *dkey);
+        for (int64_t round = 0; round < plan->rounds; round++) {
+            const int64_t place = place_of(plan, head, round, s);
+            row_add(dq, plan->dq + place * plan->dim, call->head_dim);
+            round_add(plan, head * plan->rounds + round, place % call->length, dkey, dv);
+        }
+        if (call->saved[2 * at + 1] == 0) row_add(dv, row_of(dout, s), call->value_dim);
+        key_backward(plan, row_of(q, s), plan->inverse_norms[at], dkey, dq);
+    }
+}
+
+enum status CPU(reformer_backward)(struct stream *stream, const struct attention_backward *backward)
+{
+    const struct attention *call = &backward->forward;
+    struct plan plan;
+    assert(call->saved);
+    plan_make(&plan, call, true, team_threads(stream->team), stream->scratch);
+    plan.backward = backward;
+    order_make(&plan, stream->team);
+    team_run(stream->team, plan.heads * plan.rounds * plan.stretches, stretch_backward, &plan);
+    team_run(stream->team, plan.heads * pieces_of(call->length, ROWS), block_combine_backward,
+             &plan);
+    return gemm_outcome();
+}
