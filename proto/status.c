@@ -88,6 +88,14 @@ enum status fault_errno_at(struct fault *fault, int error, const char *file, int
                         strerror(error));
 }
 
+/* As much of `more` as there is room for. */
+static void text_append(char *text, size_t size, const char *more)
+{
+    const size_t used = strlen(text), length = strnlen(more, size - 1 - used);
+    memcpy(text + used, more, length);
+    text[used + length] = '\0';
+}
+
 enum status fault_wrap(struct fault *fault, const char *format, ...)
 {
     if (!fault) return ST_INTERNAL;
@@ -97,7 +105,7 @@ enum status fault_wrap(struct fault *fault, const char *format, ...)
     va_start(args, format);
     vsnprintf(fault->text, sizeof fault->text, format, args);
     va_end(args);
-    strncat(fault->text, ": ", sizeof fault->text - 1 - strlen(fault->text));
-    strncat(fault->text, inner, sizeof fault->text - 1 - strlen(fault->text));
+    text_append(fault->text, sizeof fault->text, ": ");
+    text_append(fault->text, sizeof fault->text, inner);
     return fault->status;
 }
