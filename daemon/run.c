@@ -14,8 +14,7 @@ enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, st
     if (spec->restart.max < 0 || spec->restart.max >= UINT32_MAX)
         return fault_set(fault, ST_INVALID, "restart.max must be 0 or more");
 
-    bool features =
-        spec->attention.kind == ATTENTION_FAVOR && spec->attention.kernel != KERNEL_ELU1;
+    bool features = jobspec_has_projection(spec);
     bool planned = features && spec->redraw.policy == POLICY_FIXED && spec->redraw.every > 0;
     *facts = (struct run_facts){
         .ranks = (uint32_t)spec->resources.ranks,

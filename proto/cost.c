@@ -7,8 +7,23 @@ enum { FLOAT_BYTES = 4, REGION_FLOATS = 16 }; /* regions of activations begin at
 /* D, M, V, L, m, d and so on, as in the comments of worker/performer.c. */
 struct shape {
     uint64_t layers, heads, width, mlp, vocab, length, features, head_dim;
-    uint64_t rows; /* of a micro-shard */
+    uint64_t columns; /* of a row of features */
+    uint64_t rows;    /* of a micro-shard */
 };
+
+/* Columns for a row of the projection; elu1, without one, has a column for each entry of a query or key. */
+static uint64_t columns_of(const struct jobspec *spec)
+{
+    switch (spec->attention.kernel) {
+    case KERNEL_SOFTMAX_HYPERBOLIC:
+    case KERNEL_SOFTMAX_TRIG:
+        return 2 * (uint64_t)spec->attention.features;
+    case KERNEL_ELU1:
+        return (uint64_t)jobspec_head_dim(spec);
+    default:
+        return (uint64_t)spec->attention.features;
+    }
+}
 
 static struct shape shape_of(const struct jobspec *spec)
 {
@@ -19,9 +34,9 @@ static struct shape shape_of(const struct jobspec *spec)
         .mlp = (uint64_t)spec->model.mlp,
         .vocab = (uint64_t)jobspec_vocab(spec),
         .length = (uint64_t)spec->data.length,
-        .features =
-            spec->attention.kind == ATTENTION_FAVOR ? (uint64_t)spec->attention.features : 0,
+        .features = jobspec_has_projection(spec) ? (uint64_t)spec->attention.features : 0,
         .head_dim = (uint64_t)jobspec_head_dim(spec),
+        .columns = columns_of(spec),
         .rows = (uint64_t)(spec->train.micro_batch * spec->data.length),
     };
 }
@@ -70,7 +85,7 @@ static uint64_t exchange_floats(uint64_t ranks, uint64_t parameters, uint64_t bu
 }
 
 /*
- * Forward operations of attention on one sequence, all layers and heads. FAVOR: features of queries and keys,
+ * Forward operations of attention on one sequence, all layers and heads. FAVOR: projections of queries and keys,
  * the sum of phi(k) [v 1], and phi(q) with it (paper, Algorithm 1). Softmax: q k and the weighted sum of v, over the keys
  * that a query sees.
  */
@@ -78,11 +93,12 @@ static double attention_flops(const struct jobspec *spec, const struct shape *s,
                               enum attention_kind kind)
 {
     const double L = (double)s->length, d = (double)s->head_dim, m = (double)s->features;
+    const double n = (double)s->columns;
     const double keys = spec->model.causal ? (L + 1.0) / 2.0 : L;
     const double heads = (double)(s->layers * s->heads);
     switch (kind) {
     case ATTENTION_FAVOR:
-        return heads * L * (2.0 * 2.0 * m * d + 2.0 * 2.0 * m * (d + 1.0));
+        return heads * L * (2.0 * 2.0 * m * d + 2.0 * 2.0 * n * (d + 1.0));
     case ATTENTION_SOFTMAX:
         return heads * L * keys * (2.0 * d + 2.0 * d);
     default: /* identity: no product; the others are not built yet */

@@ -93,6 +93,9 @@ void jobspec_free(struct jobspec *spec);
  * more, a MASK, where the objective is masked. */
 int64_t jobspec_vocab(const struct jobspec *spec);
 
+/* Whether each layer has a random projection: favor, but for elu1, which takes queries and keys themselves. */
+bool jobspec_has_projection(const struct jobspec *spec);
+
 /* Head size, width / heads. */
 int64_t jobspec_head_dim(const struct jobspec *spec);
 

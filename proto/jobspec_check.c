@@ -419,6 +419,11 @@ int64_t jobspec_vocab(const struct jobspec *spec)
     }
 }
 
+bool jobspec_has_projection(const struct jobspec *spec)
+{
+    return spec->attention.kind == ATTENTION_FAVOR && spec->attention.kernel != KERNEL_ELU1;
+}
+
 int64_t jobspec_head_dim(const struct jobspec *spec)
 {
     return spec->model.width / spec->model.heads;

@@ -24,8 +24,8 @@ static bool is_last(const struct jobspec *spec, uint64_t step)
 
 static bool redraw_planned(const struct jobspec *spec, uint64_t step)
 {
-    return has_features(spec) && spec->redraw.policy == POLICY_FIXED && spec->redraw.every > 0 &&
-           step % (uint64_t)spec->redraw.every == 0;
+    return jobspec_has_projection(spec) && spec->redraw.policy == POLICY_FIXED &&
+           spec->redraw.every > 0 && step % (uint64_t)spec->redraw.every == 0;
 }
 
 static bool checkpoint_planned(const struct jobspec *spec, uint64_t step)

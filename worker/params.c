@@ -101,7 +101,7 @@ enum status params_new(const struct jobspec *spec, struct params **params_out)
 
     params->layers = spec->model.layers;
     params->head_dim = jobspec_head_dim(spec);
-    if (spec->attention.kind == ATTENTION_FAVOR) params->features = spec->attention.features;
+    if (jobspec_has_projection(spec)) params->features = spec->attention.features;
     add_embedding(params, &size, spec->model.positions == POSITIONS_LEARNED);
     for (int64_t layer = 0; layer < params->layers; layer++) add_layer(params, &size, layer);
     add_head(params, &size);

@@ -296,7 +296,7 @@ static enum status options_read(const struct safetensors *file, const struct bac
 static enum status projection_read(const struct safetensors *file, struct attend *attend,
                                    struct fault *fault)
 {
-    if (attend->call.kind != ATTENTION_FAVOR) return ST_OK;
+    if (attend->call.kind != ATTENTION_FAVOR || attend->call.kernel == KERNEL_ELU1) return ST_OK;
     int64_t shape[2] = {0, attend->call.head_dim};
     enum status status = floats_read(file, "projection", 2, shape, &attend->projection, fault);
     if (status != ST_OK) return status;

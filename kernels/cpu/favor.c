@@ -1,7 +1,5 @@
 #include "kernels/cpu/favor.h"
 
-#include <float.h>
-
 /* What is added to ‖x̃‖² / 2, or 0 where the kernel takes no part in norms. */
 static bool has_norm(enum attention_kernel kernel)
 {
@@ -125,12 +123,15 @@ void CPU(favor_sum_keys)(const struct favor *favor, struct rows k, struct rows v
             favor->values_stride, first ? 0 : 1, sums, favor->values_stride);
 }
 
-/* 0 where there is no denominator. Of features that are never negative, also where its inverse would be no number;
- * where they change sign, a lost denominator shows as what it is. */
+/* Below this, what is divided in the backward pass could overflow. */
+#define LEAST_DENOMINATOR 0x1p-110f
+
+/* 0 where there is no denominator, or, of features that are never negative, one that has underflowed. Where features change
+ * sign, a lost denominator shows as what it is. */
 static float inverse_of(const struct favor *favor, float denominator)
 {
     if (favor->changes_sign) return denominator == 0 ? 0 : 1 / denominator;
-    return denominator < FLT_MIN ? 0 : 1 / denominator;
+    return denominator < LEAST_DENOMINATOR ? 0 : 1 / denominator;
 }
 
 void CPU(favor_divide)(const struct favor *favor, const float *quotient, int64_t count,

@@ -23,7 +23,7 @@ struct naive_attention {
     const uint8_t *key_mask;              /* (L) or NULL */
 };
 
-/* The shifts c of the stabiliser, (L) each: apart
+/* The shifts c of the stabiliser, (L) each, 0 where there is none or it cancels: apart
  * from the rest because they are not differentiated. */
 void naive_shifts(const struct naive_attention *head, double *query, double *key);
 

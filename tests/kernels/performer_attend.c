@@ -144,7 +144,7 @@ static void vectors_run(const char *backend)
 {
     glob_t found;
     cr_assert_eq(glob(VECTORS "/*.safetensors", 0, NULL, &found), 0);
-    cr_assert_eq(found.gl_pathc, 22, "%zu vectors in " VECTORS, found.gl_pathc);
+    cr_assert_geq(found.gl_pathc, 62, "%zu vectors in " VECTORS, found.gl_pathc);
     for (size_t i = 0; i < found.gl_pathc; i++) vector_run(found.gl_pathv[i], backend);
     globfree(&found);
 }
@@ -341,7 +341,6 @@ Test(performer_attend, a_wrong_option_is_named)
         {"attention", "linformer", "attention linformer is not built yet"},
         {"attention", "reformer", "attention reformer is not built yet"},
         {"kernel", "softmax", "there is no kernel \"softmax\""},
-        {"kernel", "softmax-trig", "kernel softmax-trig is not built yet"},
         {"epsilon", "tiny", "epsilon is a number"},
         {"epsilon", "1e-6x", "epsilon is a number"},
         {"epsilon", "-1", "epsilon is a number"},

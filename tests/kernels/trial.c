@@ -18,6 +18,29 @@ const struct backend *const *trial_backends(void)
     return backends;
 }
 
+struct trial_kernel trial_kernel(enum attention_kernel kernel)
+{
+    switch (kernel) {
+    case KERNEL_SOFTMAX_POSITIVE:
+    case KERNEL_SOFTMAX_HYPERBOLIC:
+        return (struct trial_kernel){kernel, 1e-6f, 1};
+    case KERNEL_SOFTMAX_TRIG:
+        return (struct trial_kernel){kernel, 0, 0.25};
+    case KERNEL_COS:
+    case KERNEL_TANH:
+    case KERNEL_GELU:
+        return (struct trial_kernel){kernel, 2, 1};
+    case KERNEL_IDENTITY:
+        return (struct trial_kernel){kernel, 3, 0.25};
+    case KERNEL_ABS: /* in one dimension ε alone tells queries apart */
+        return (struct trial_kernel){kernel, 0.1f, 1};
+    case KERNEL_ELU1:
+        return (struct trial_kernel){kernel, 0, 1};
+    default:
+        return (struct trial_kernel){kernel, 1e-3f, 1};
+    }
+}
+
 struct stream trial_stream(int threads, size_t scratch_bytes)
 {
     struct stream stream = {.scratch_bytes = scratch_bytes};

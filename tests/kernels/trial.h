@@ -10,6 +10,20 @@
 /* The backends that are there, NULL behind the last. */
 const struct backend *const *trial_backends(void);
 
+/* Every kernel of favor, and with what ε and with norms how large its numbers can be compared: where
+ * features change sign, ε or small norms keep the denominator from 0, near which a float has no digits. */
+struct trial_kernel {
+    enum attention_kernel kernel;
+    float epsilon;
+    double scale; /* of q and k */
+};
+struct trial_kernel trial_kernel(enum attention_kernel kernel);
+
+#define TRIAL_KERNEL(enumerator, text, support) enumerator,
+static const enum attention_kernel trial_kernels[] = {JOBSPEC_KERNEL(TRIAL_KERNEL)};
+#undef TRIAL_KERNEL
+enum { TRIAL_KERNELS = sizeof trial_kernels / sizeof trial_kernels[0] };
+
 /* A stream with exactly the scratch asked for, filled with NaNs. */
 struct stream trial_stream(int threads, size_t scratch_bytes);
 void trial_stream_free(struct stream *stream);

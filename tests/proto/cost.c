@@ -103,6 +103,27 @@ Test(cost, operations_of_favor_grow_with_length)
     cr_expect(cost_for(&spec).flops_attention == 2.0 * causal);
 }
 
+/* Two columns for a projection: products with them are twice as large, projections are not. */
+Test(cost, operations_of_two_columns)
+{
+    struct jobspec spec = vectors_spec();
+    double token = 2 * 4 * (2.0 * 2 * 32 * 8 + 2.0 * 2 * 64 * 9);
+    spec.attention.kernel = KERNEL_SOFTMAX_HYPERBOLIC;
+    cr_expect(cost_for(&spec).flops_attention == 3.0 * 16 * 48 * token);
+    cr_expect(cost_for(&spec).bytes_weights == 4 * (22784 + 2 * 32 * 8));
+    spec.attention.kernel = KERNEL_SOFTMAX_TRIG;
+    cr_expect(cost_for(&spec).flops_attention == 3.0 * 16 * 48 * token);
+}
+
+/* No projection: d columns, whatever `features` says. */
+Test(cost, operations_and_bytes_of_elu1)
+{
+    struct jobspec spec = vectors_spec();
+    spec.attention.kernel = KERNEL_ELU1;
+    cr_expect(cost_for(&spec).flops_attention == 3.0 * 16 * 48 * 2 * 4 * (2.0 * 2 * 8 * 9));
+    cr_expect(cost_for(&spec).bytes_weights == 4 * 22784);
+}
+
 /* A head: L queries, L keys each (causal: 24.5 on average), q k and the weighted sum of d. */
 Test(cost, operations_of_exact_attention_grow_with_its_square)
 {
