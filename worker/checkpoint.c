@@ -319,18 +319,20 @@ static void leftovers_remove(const char *directory)
     if (listing) closedir(listing);
 }
 
-void checkpoint_prune(const char *directory, int64_t keep, uint64_t best_step,
+void checkpoint_prune(const char *directory, uint64_t step, int64_t keep, uint64_t best_step,
                       checkpoint_removed *removed, void *context)
 {
     struct steps steps;
     if (strlen(directory) + NAME_BYTES_MAX > PATH_BYTES_MAX) return;
     if (steps_list(directory, &steps, NULL) != ST_OK) return;
-    for (size_t i = keep > 1 ? (size_t)keep : 1; i < steps.count; i++) {
-        uint64_t step = steps.step[i];
-        if (step == best_step) continue;
+    size_t first = 0;
+    while (first < steps.count && steps.step[first] > step) first++;
+    for (size_t i = first + (keep > 1 ? (size_t)keep : 1); i < steps.count; i++) {
+        uint64_t old = steps.step[i];
+        if (old == best_step) continue;
         char path[PATH_BYTES_MAX];
-        snprintf(path, sizeof path, "%s/" STEP_NAME, directory, step);
-        if (checkpoint_remove(directory, step, path) && removed) removed(context, step, path);
+        snprintf(path, sizeof path, "%s/" STEP_NAME, directory, old);
+        if (checkpoint_remove(directory, old, path) && removed) removed(context, old, path);
     }
     free(steps.step);
     leftovers_remove(directory);

@@ -71,9 +71,12 @@ void checkpoint_close(struct checkpoint *checkpoint);
 
 typedef void checkpoint_removed(void *context, uint64_t step, const char *path);
 
-/* Keeps the newest `keep` and `best_step` (0: none), removes the others and leftovers of interrupted saves. Never
- * removes the last one. */
-void checkpoint_prune(const char *directory, int64_t keep, uint64_t best_step,
+/*
+ * Keeps `step`, which has just been saved, as the newest of `keep`, and `best_step` (0: none); removes the others
+ * before it and leftovers of interrupted saves. Those behind it are not counted and not touched: whoever comes to
+ * save an earlier step has passed over them.
+ */
+void checkpoint_prune(const char *directory, uint64_t step, int64_t keep, uint64_t best_step,
                       checkpoint_removed *removed, void *context);
 
 #endif

@@ -450,8 +450,8 @@ static enum status save(struct training *t, double valid_loss, struct fault *fau
     }
     saved.seconds = (steady_clock_ms() - begin_ms) / 1e3;
     notice_checkpoint_saved(t->setup.uplink, t->state.step, &saved);
-    checkpoint_prune(t->checkpoints, t->setup.spec->checkpoint.keep, t->state.best_step,
-                     tell_removed, t);
+    checkpoint_prune(t->checkpoints, t->state.step, t->setup.spec->checkpoint.keep,
+                     t->state.best_step, tell_removed, t);
     return ST_OK;
 }
 

@@ -417,7 +417,7 @@ Test(checkpoint, a_killed_writer_leaves_a_good_one, .timeout = 120)
         if (writer == 0) {
             for (uint64_t step = before;; step++) { /* the first is replaced */
                 if (save(step) != ST_OK) _exit(1);
-                checkpoint_prune(directory, 2, 0, NULL, NULL);
+                checkpoint_prune(directory, step, 2, 0, NULL, NULL);
             }
         }
         usleep(500 + 2003 * round);
@@ -428,7 +428,7 @@ Test(checkpoint, a_killed_writer_leaves_a_good_one, .timeout = 120)
         cr_assert_geq(newest(), before);
         cr_assert_eq(rejections.count, 0, "%s", rejections.why);
     }
-    checkpoint_prune(directory, 1, 0, NULL, NULL);
+    checkpoint_prune(directory, newest(), 1, 0, NULL, NULL);
     cr_assert_eq(entries_in(directory), 1);
 }
 
@@ -457,21 +457,38 @@ Test(checkpoint, pruning_keeps_the_newest_and_the_best)
     cr_assert_eq(newest(), 60);
     cr_assert_eq(rejections.count, 0);
 
-    checkpoint_prune(directory, 2, 20, note_removed, NULL);
+    checkpoint_prune(directory, 60, 2, 20, note_removed, NULL);
     cr_assert_eq(removals.count, 3);
     cr_assert_eq(removals.steps[0], 40);
     cr_assert_eq(removals.steps[1], 30);
     cr_assert_eq(removals.steps[2], 10);
     cr_assert_eq(entries_in(directory), 4); /* 20 50 60 and step-80 */
-    checkpoint_prune(directory, 0, 0, note_removed, NULL);
+    checkpoint_prune(directory, 60, 0, 0, note_removed, NULL);
     cr_assert_eq(entries_in(directory), 2);
     cr_assert_eq(newest(), 60);
 }
 
 Test(checkpoint, pruning_what_is_not_there)
 {
-    checkpoint_prune(directory, 2, 0, note_removed, NULL);
+    checkpoint_prune(directory, 10, 2, 0, note_removed, NULL);
     cr_assert_eq(removals.count, 0);
+}
+
+/* A spoiled one is newer than what a resumed run saves; it must not stand for the good ones. */
+Test(checkpoint, pruning_counts_none_behind_the_saved_one)
+{
+    char path[300];
+    for (uint64_t step = 10; step <= 40; step += 10) cr_assert_eq(save(step), ST_OK);
+    snprintf(path, sizeof path, "%s/step-0000000040/model.safetensors", directory);
+    text_write(path, "spoiled");
+    cr_assert_eq(newest(), 30);
+    cr_assert_eq(save(35), ST_OK);
+
+    checkpoint_prune(directory, 35, 1, 0, note_removed, NULL);
+    cr_assert_eq(removals.count, 3);
+    cr_assert_eq(removals.steps[0], 30);
+    cr_assert_eq(entries_in(directory), 2); /* 35, and 40 as it was */
+    cr_assert_eq(newest(), 35);
 }
 
 /* state.json with `old` replaced by `new` must be refused, naming `key`. */
