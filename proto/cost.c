@@ -7,8 +7,10 @@ enum { FLOAT_BYTES = 4, REGION_FLOATS = 16 }; /* regions of activations begin at
 /* D, M, V, L, m, d and so on, as in the comments of worker/performer.c. */
 struct shape {
     uint64_t layers, heads, width, mlp, vocab, length, features, head_dim;
-    uint64_t columns; /* of a row of features */
-    uint64_t rows;    /* of a micro-shard */
+    uint64_t columns;     /* of a row of features */
+    uint64_t parts;       /* of the common product: q, k and v; q and v where keys are queries */
+    uint64_t projections; /* floats of a layer's random matrices */
+    uint64_t rows;        /* of a micro-shard */
 };
 
 /* Columns for a row of the projection; elu1, without one, has a column for each entry of a query or key. */
@@ -25,6 +27,20 @@ static uint64_t columns_of(const struct jobspec *spec)
     }
 }
 
+static uint64_t projection_floats(const struct jobspec *spec)
+{
+    const uint64_t d = (uint64_t)jobspec_head_dim(spec), L = (uint64_t)spec->data.length;
+    if (!jobspec_has_projection(spec)) return 0;
+    switch (spec->attention.kind) {
+    case ATTENTION_FAVOR:
+        return (uint64_t)spec->attention.features * d;
+    case ATTENTION_LINFORMER:
+        return 2 * (uint64_t)spec->attention.rank * L;
+    default: /* reformer */
+        return (uint64_t)(spec->attention.rounds * (spec->attention.buckets / 2)) * d;
+    }
+}
+
 static struct shape shape_of(const struct jobspec *spec)
 {
     return (struct shape){
@@ -37,6 +53,8 @@ static struct shape shape_of(const struct jobspec *spec)
         .features = jobspec_has_projection(spec) ? (uint64_t)spec->attention.features : 0,
         .head_dim = (uint64_t)jobspec_head_dim(spec),
         .columns = columns_of(spec),
+        .parts = spec->attention.kind == ATTENTION_REFORMER ? 2 : 3,
+        .projections = projection_floats(spec),
         .rows = (uint64_t)(spec->train.micro_batch * spec->data.length),
     };
 }
@@ -45,7 +63,8 @@ static uint64_t parameters_of(const struct jobspec *spec, const struct shape *s)
 {
     const uint64_t D = s->width, M = s->mlp;
     const uint64_t positions = spec->model.positions == POSITIONS_LEARNED ? s->length * D : 0;
-    const uint64_t norms = 2 * 2 * D, attention = 4 * (D * D + D), mlp = M * D + M + D * M + D;
+    const uint64_t norms = 2 * 2 * D, attention = (s->parts + 1) * (D * D + D),
+                   mlp = M * D + M + D * M + D;
     return s->vocab * D + positions + s->layers * (norms + attention + mlp) + 2 * D + s->vocab * D;
 }
 
@@ -59,11 +78,11 @@ static uint64_t activation_floats(const struct jobspec *spec, const struct shape
 {
     const uint64_t R = s->rows, D = s->width, M = s->mlp;
     const uint64_t narrow = region(R * D), column = region(R);
-    /* input, norm1, attended, middle, norm2; q, k and v; before and after the GELU; two means and deviations */
-    const uint64_t layer = 5 * narrow + region(3 * R * D) + 2 * region(R * M) + 4 * column;
+    /* input, norm1, attended, middle, norm2; the parts; before and after the GELU; two means and deviations */
+    const uint64_t layer = 5 * narrow + region(s->parts * R * D) + 2 * region(R * M) + 4 * column;
     /* output, norm_f and its statistics, logits; gradients: stream, narrow, wide, behind a dropout */
     const uint64_t ends = 2 * narrow + 2 * column + region(R * s->vocab);
-    const uint64_t wide = region(R * (3 * D > M ? 3 * D : M));
+    const uint64_t wide = region(R * (s->parts * D > M ? s->parts * D : M));
     const uint64_t gradients = (spec->model.dropout > 0.0 ? 3 : 2) * narrow + wide;
     return s->layers * layer + ends + gradients;
 }
@@ -84,24 +103,43 @@ static uint64_t exchange_floats(uint64_t ranks, uint64_t parameters, uint64_t bu
     return power_of_two ? (parameters + buckets) / 2 : parameters;
 }
 
+/* Each product has two of its size in the backward pass. */
+static const double PASSES = 3.0;
+
+/* Queries and keys whose scores a round of reformer takes: a chunk with itself and with the one before. Exact where
+ * chunks divide the length. */
+static double reformer_pairs(const struct jobspec *spec, const struct shape *s)
+{
+    const double L = (double)s->length, chunk = (double)spec->attention.chunk;
+    return L <= chunk ? L * L : chunk * (2.0 * L - chunk);
+}
+
 /*
- * Forward operations of attention on one sequence, all layers and heads. FAVOR: projections of queries and keys,
- * the sum of phi(k) [v 1], and phi(q) with it (paper, Algorithm 1). Softmax: q k and the weighted sum of v, over the keys
- * that a query sees.
+ * Operations of attention on one sequence, both passes, all layers and heads.
+ *   favor      projections of queries and keys, the sum of phi(k) [v 1], and phi(q) with it (paper, Algorithm 1)
+ *   softmax    q k and the weighted sum of v, over the keys that a query sees
+ *   linformer  E k and F v, each with one product in the backward pass; scores of r keys and the weighted sum
+ *   reformer   q R, with none in the backward pass; scores and weighted sums by chunk
  */
 static double attention_flops(const struct jobspec *spec, const struct shape *s,
                               enum attention_kind kind)
 {
     const double L = (double)s->length, d = (double)s->head_dim, m = (double)s->features;
-    const double n = (double)s->columns;
+    const double n = (double)s->columns, r = (double)spec->attention.rank;
+    const double rounds = (double)spec->attention.rounds, b = (double)spec->attention.buckets;
     const double keys = spec->model.causal ? (L + 1.0) / 2.0 : L;
     const double heads = (double)(s->layers * s->heads);
     switch (kind) {
     case ATTENTION_FAVOR:
-        return heads * L * (2.0 * 2.0 * m * d + 2.0 * 2.0 * n * (d + 1.0));
+        return PASSES * heads * L * (2.0 * 2.0 * m * d + 2.0 * 2.0 * n * (d + 1.0));
     case ATTENTION_SOFTMAX:
-        return heads * L * keys * (2.0 * d + 2.0 * d);
-    default: /* identity: no product; the others are not built yet */
+        return PASSES * heads * L * keys * (2.0 * d + 2.0 * d);
+    case ATTENTION_LINFORMER:
+        return heads * L * r * (2.0 * d + 2.0 * d) * (2.0 + PASSES);
+    case ATTENTION_REFORMER:
+        return heads * rounds *
+               (L * d * b + PASSES * reformer_pairs(spec, s) * (2.0 * d + 2.0 * d));
+    default: /* identity */
         return 0.0;
     }
 }
@@ -110,7 +148,8 @@ static double attention_flops(const struct jobspec *spec, const struct shape *s,
 static double dense_flops(const struct shape *s)
 {
     const double D = (double)s->width, M = (double)s->mlp, V = (double)s->vocab;
-    const double layer = 2.0 * D * 3.0 * D + 2.0 * D * D + 2.0 * 2.0 * D * M;
+    const double parts = (double)s->parts;
+    const double layer = 2.0 * D * parts * D + 2.0 * D * D + 2.0 * 2.0 * D * M;
     return (double)s->length * ((double)s->layers * layer + 2.0 * D * V);
 }
 
@@ -120,21 +159,19 @@ void cost_of(const struct jobspec *spec, struct cost *cost)
     const uint64_t parameters = parameters_of(spec, &s);
     const uint64_t ranks = (uint64_t)spec->resources.ranks;
     const uint64_t shards = (uint64_t)(spec->train.batch / spec->train.micro_batch) / ranks;
-    /* Each product has two of its size in the backward pass. */
-    const double passes = 3.0, batch = (double)spec->train.batch;
-    const double dense = passes * batch * dense_flops(&s);
+    const double batch = (double)spec->train.batch;
+    const double dense = PASSES * batch * dense_flops(&s);
 
     cost->parameters = parameters;
-    cost->bytes_weights =
-        FLOAT_BYTES * (parameters + s.layers * s.features * s.head_dim /* projections */);
+    cost->bytes_weights = FLOAT_BYTES * (parameters + s.layers * s.projections);
     cost->bytes_gradients = FLOAT_BYTES * (parameters * gradient_buffers(shards) +
                                            exchange_floats(ranks, parameters, s.layers + 2));
     cost->bytes_moments = FLOAT_BYTES * 2 * parameters;
     cost->bytes_activations = FLOAT_BYTES * activation_floats(spec, &s);
     cost->bytes_total =
         cost->bytes_weights + cost->bytes_gradients + cost->bytes_moments + cost->bytes_activations;
-    cost->flops_attention = passes * batch * attention_flops(spec, &s, spec->attention.kind);
+    cost->flops_attention = batch * attention_flops(spec, &s, spec->attention.kind);
     cost->flops_step = dense + cost->flops_attention;
-    cost->flops_step_exact = dense + passes * batch * attention_flops(spec, &s, ATTENTION_SOFTMAX);
+    cost->flops_step_exact = dense + batch * attention_flops(spec, &s, ATTENTION_SOFTMAX);
     cost->tokens_step = (uint64_t)(spec->train.batch * spec->data.length);
 }

@@ -93,7 +93,8 @@ void jobspec_free(struct jobspec *spec);
  * more, a MASK, where the objective is masked. */
 int64_t jobspec_vocab(const struct jobspec *spec);
 
-/* Whether each layer has a random projection: favor, but for elu1, which takes queries and keys themselves. */
+/* Whether its attention has random matrices, which are drawn and redrawn: favor, but for elu1, which takes queries
+ * and keys themselves; linformer and reformer. */
 bool jobspec_has_projection(const struct jobspec *spec);
 
 /* Head size, width / heads. */

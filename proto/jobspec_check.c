@@ -101,6 +101,10 @@ static const struct jobspec_place *blame(const struct jobspec_reading *reading,
     L(model, width, 1, 1 << 16)         \
     L(model, mlp, 1, 1 << 18)           \
     L(attention, features, 1, 1 << 14)  \
+    L(attention, rank, 1, 1 << 14)      \
+    L(attention, buckets, 2, 1 << 14)   \
+    L(attention, rounds, 1, 64)         \
+    L(attention, chunk, 1, 1 << 14)     \
     L(redraw, every, 1, 1000000000)     \
     L(optimizer, warmup, 0, 1000000000) \
     L(train, steps, 1, 1000000000)      \
@@ -286,6 +290,41 @@ static void check_shapes(struct jobspec_reading *reading)
                   batch / micro_batch, "batch / micro_batch");
 }
 
+static void check_linformer(struct jobspec_reading *reading)
+{
+    const struct jobspec *spec = reading->spec;
+    if (reading->good[KEY_model_causal] && spec->model.causal)
+        jobspec_report(reading, MISTAKE_CAUSAL,
+                       blame(reading, KEY_attention_kind, KEY_model_causal),
+                       "mixes all positions into each of its keys",
+                       "set `causal = false` in [model], or take another kind",
+                       "kind = \"linformer\" does not go with causal = true");
+    if (!good(reading, KEY_attention_rank, KEY_data_length)) return;
+    if (spec->attention.rank <= spec->data.length) return;
+    char label[100], help[100];
+    snprintf(label, sizeof label, "a rank of %lld for %lld positions",
+             (long long)spec->attention.rank, (long long)spec->data.length);
+    snprintf(help, sizeof help, "`rank = %lld` in [attention] or less would do",
+             (long long)spec->data.length);
+    jobspec_report(reading, MISTAKE_RANK, blame(reading, KEY_attention_rank, KEY_data_length),
+                   label, help, "`rank` in [attention] is more than `length` in [data]");
+}
+
+static void check_reformer(struct jobspec_reading *reading)
+{
+    if (!reading->good[KEY_attention_buckets] || reading->spec->attention.buckets % 2 == 0) return;
+    jobspec_report(reading, MISTAKE_BUCKETS, place_of(reading, KEY_attention_buckets),
+                   "a rotation makes two for each direction, one a sign", "take an even number",
+                   "`buckets` in [attention] is odd");
+}
+
+static void check_attention(struct jobspec_reading *reading)
+{
+    if (!reading->good[KEY_attention_kind]) return;
+    if (reading->spec->attention.kind == ATTENTION_LINFORMER) check_linformer(reading);
+    if (reading->spec->attention.kind == ATTENTION_REFORMER) check_reformer(reading);
+}
+
 static void check_forward_size(struct jobspec_reading *reading)
 {
     enum { TOKENS_MAX = 1 << 28 };
@@ -398,6 +437,7 @@ void jobspec_check(struct jobspec_reading *reading)
     check_name(reading);
     check_train(reading);
     check_shapes(reading);
+    check_attention(reading);
     check_forward_size(reading);
     check_validation(reading);
     check_vocab(reading);
@@ -421,7 +461,15 @@ int64_t jobspec_vocab(const struct jobspec *spec)
 
 bool jobspec_has_projection(const struct jobspec *spec)
 {
-    return spec->attention.kind == ATTENTION_FAVOR && spec->attention.kernel != KERNEL_ELU1;
+    switch (spec->attention.kind) {
+    case ATTENTION_FAVOR:
+        return spec->attention.kernel != KERNEL_ELU1;
+    case ATTENTION_LINFORMER:
+    case ATTENTION_REFORMER:
+        return true;
+    default:
+        return false;
+    }
 }
 
 int64_t jobspec_head_dim(const struct jobspec *spec)

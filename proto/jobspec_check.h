@@ -39,6 +39,9 @@ extern "C" {
     M(MISTAKE_VOCAB, "E0505", SEVERITY_ERROR, "vocab and format")                                 \
     M(MISTAKE_OBJECTIVE, "E0506", SEVERITY_ERROR, "objective and causal")                         \
     M(MISTAKE_FORWARD_SIZE, "E0507", SEVERITY_ERROR, "too many tokens in a forward")              \
+    M(MISTAKE_CAUSAL, "E0508", SEVERITY_ERROR, "an attention that cannot be causal")              \
+    M(MISTAKE_RANK, "E0509", SEVERITY_ERROR, "rank is more than length")                          \
+    M(MISTAKE_BUCKETS, "E0510", SEVERITY_ERROR, "buckets is odd")                                 \
     M(WARNING_OBJECTIVE, "W0601", SEVERITY_WARNING, "next-token in a model that sees all tokens") \
     M(WARNING_WARMUP, "W0602", SEVERITY_WARNING, "the warm-up is longer than the training")
 

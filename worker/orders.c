@@ -12,11 +12,6 @@ void orders_init(struct orders *orders, const struct jobspec *spec,
     orders->replay_count = replay_count;
 }
 
-static bool has_features(const struct jobspec *spec)
-{
-    return spec->attention.kind == ATTENTION_FAVOR;
-}
-
 static bool is_last(const struct jobspec *spec, uint64_t step)
 {
     return step >= (uint64_t)spec->train.steps;
@@ -59,7 +54,7 @@ static void note_redraw(struct checkpoint_state *state, uint64_t id, uint64_t st
 
 static void redraw_by(struct edge *edge, const struct jobspec *spec, uint64_t id)
 {
-    edge->redraw = has_features(spec);
+    edge->redraw = jobspec_has_projection(spec);
     if (edge->redraw_order == 0) edge->redraw_order = id;
 }
 

@@ -12,12 +12,14 @@
 #define INITIAL_STD 0.02
 
 struct sizes {
-    int64_t VOCAB, LENGTH, WIDTH, MLP, ONE;
+    int64_t VOCAB, POSITIONS, KEYS, WIDTH, MLP, ONE;
 };
 
 static void add_parameter(struct params *params, const char *prefix, const char *name, int64_t rows,
                           int64_t columns, int dimensions, enum initial initial, int64_t *offset)
 {
+    *offset = -1;
+    if (rows == 0) return;
     struct parameter *parameter = &params->list[params->count++];
     int length = snprintf(parameter->name, sizeof parameter->name, "%s%s", prefix, name);
     assert(length > 0 && (size_t)length < sizeof parameter->name);
@@ -47,16 +49,11 @@ enum { DIMENSIONS_ONE = 1, DIMENSIONS_WIDTH = 2, DIMENSIONS_MLP = 2 };
     add_parameter(params, prefix, name, size->rows, size->columns, DIMENSIONS_##columns, \
                   INITIAL_##initial, &offsets->field);
 
-static void add_embedding(struct params *params, const struct sizes *size, bool positions)
+static void add_embedding(struct params *params, const struct sizes *size)
 {
     const char *prefix = "";
     struct embedding_offsets *offsets = &params->embedding;
     EMBEDDING_TENSORS(ADD)
-    if (!positions) {
-        const struct parameter *last = &params->list[--params->count];
-        params->floats -= last->count;
-        offsets->pos_embed = -1;
-    }
     end_bucket(params);
 }
 
@@ -78,6 +75,41 @@ static void add_head(struct params *params, const struct sizes *size)
 }
 #undef ADD
 
+static const char *const projection_names[] = {
+#define PROJECTION_NAME(enumerator, name, attention, ...) [enumerator] = (name),
+    PROJECTIONS(PROJECTION_NAME)
+#undef PROJECTION_NAME
+};
+
+static void add_projection(struct params *params, enum projection_id id, const int64_t *shape,
+                           int dimensions)
+{
+    struct projection *projection = &params->projection[params->projections++];
+    *projection = (struct projection){
+        .id = id, .dimensions = dimensions, .offset = params->projection_floats, .count = 1};
+    for (int i = 0; i < dimensions; i++) {
+        projection->shape[i] = shape[i];
+        projection->count *= shape[i];
+    }
+    params->projection_floats += projection->count;
+}
+
+static void add_projections(struct params *params, const struct jobspec *spec)
+{
+    const int64_t FEATURES = spec->attention.features, HEAD_DIM = jobspec_head_dim(spec);
+    const int64_t RANK = spec->attention.rank, LENGTH = spec->data.length;
+    const int64_t ROUNDS = spec->attention.rounds, HALF_BUCKETS = spec->attention.buckets / 2;
+
+#define ADD_PROJECTION(enumerator, name, attention_, ...)                   \
+    if (spec->attention.kind == (attention_)) {                             \
+        const int64_t shape[] = {__VA_ARGS__};                              \
+        add_projection(params, enumerator, shape, (int)(sizeof shape / 8)); \
+    }
+    if (!jobspec_has_projection(spec)) return;
+    PROJECTIONS(ADD_PROJECTION)
+#undef ADD_PROJECTION
+}
+
 enum status params_new(const struct jobspec *spec, struct params **params_out)
 {
 #define ONE_MORE(...) +1
@@ -85,8 +117,14 @@ enum status params_new(const struct jobspec *spec, struct params **params_out)
     enum { OF_LAYER = 0 LAYER_TENSORS(ONE_MORE) };
     enum { OF_HEAD = 0 HEAD_TENSORS(ONE_MORE) };
 #undef ONE_MORE
-    const struct sizes size = {jobspec_vocab(spec), spec->data.length, spec->model.width,
-                               spec->model.mlp, 1};
+    const struct sizes size = {
+        .VOCAB = jobspec_vocab(spec),
+        .POSITIONS = spec->model.positions == POSITIONS_LEARNED ? spec->data.length : 0,
+        .KEYS = spec->attention.kind == ATTENTION_REFORMER ? 0 : spec->model.width,
+        .WIDTH = spec->model.width,
+        .MLP = spec->model.mlp,
+        .ONE = 1,
+    };
     size_t layers = (size_t)spec->model.layers;
 
     struct params *params = calloc(1, sizeof *params);
@@ -101,8 +139,8 @@ enum status params_new(const struct jobspec *spec, struct params **params_out)
 
     params->layers = spec->model.layers;
     params->head_dim = jobspec_head_dim(spec);
-    if (jobspec_has_projection(spec)) params->features = spec->attention.features;
-    add_embedding(params, &size, spec->model.positions == POSITIONS_LEARNED);
+    add_projections(params, spec);
+    add_embedding(params, &size);
     for (int64_t layer = 0; layer < params->layers; layer++) add_layer(params, &size, layer);
     add_head(params, &size);
     *params_out = params;
@@ -169,7 +207,7 @@ static enum status read_tensor(const struct tensor_entry *entry, int dimensions,
         return fault_set(
             fault, ST_INVALID,
             "tensor `%s` has shape %s, the job's model has %s: check [model], data.length "
-            "and attention.features",
+            "and [attention]",
             entry->name, there, wanted);
     }
     assert(entry->bytes == bytes);
@@ -195,18 +233,20 @@ enum status params_read(const struct params *params, const struct safetensors *f
     return ST_OK;
 }
 
-static void projection_name(int64_t layer, char *name)
+static void projection_name(int64_t layer, enum projection_id id, char *name)
 {
-    snprintf(name, TENSOR_NAME_MAX, "layers.%lld.attn.projection", (long long)layer);
+    snprintf(name, TENSOR_NAME_MAX, "layers.%lld.attn.%s", (long long)layer, projection_names[id]);
 }
 
+/* Projections of any attention: a model of another kind takes the rest of the file. */
 static bool is_known(const struct params *params, const char *name)
 {
     for (size_t i = 0; i < params->count; i++)
         if (strcmp(params->list[i].name, name) == 0) return true;
-    for (int64_t layer = 0; layer < params->layers; layer++) {
+    for (int64_t at = 0; at < params->layers * PROJECTION_COUNT; at++) {
         char projection[TENSOR_NAME_MAX];
-        projection_name(layer, projection);
+        projection_name(at / PROJECTION_COUNT, (enum projection_id)(at % PROJECTION_COUNT),
+                        projection);
         if (strcmp(projection, name) == 0) return true;
     }
     return false;
@@ -227,23 +267,26 @@ enum status params_reject_unknown(const struct params *params, const struct safe
 enum status params_read_projections(const struct params *params, const struct safetensors *file,
                                     float *projections, bool *found, struct fault *fault)
 {
-    const int64_t shape[2] = {params->features, params->head_dim};
+    const int64_t all = params->layers * params->projections;
     int64_t there = 0;
 
-    for (int64_t layer = 0; layer < params->layers && params->features > 0; layer++) {
+    for (int64_t at = 0; at < all; at++) {
+        const struct projection *projection = &params->projection[at % params->projections];
+        const int64_t layer = at / params->projections;
         char name[TENSOR_NAME_MAX];
-        projection_name(layer, name);
+        projection_name(layer, projection->id, name);
         const struct tensor_entry *entry = safetensors_find(file, name);
         if (!entry) continue;
-        enum status status =
-            read_tensor(entry, 2, shape, projections + layer * shape[0] * shape[1], fault);
+        enum status status = read_tensor(
+            entry, projection->dimensions, projection->shape,
+            projections + layer * params->projection_floats + projection->offset, fault);
         if (status != ST_OK) return status;
         there++;
     }
-    if (there != 0 && there != params->layers)
-        return fault_set(fault, ST_INVALID,
-                         "%lld of %lld layers have an `attn.projection`: all or none must",
-                         (long long)there, (long long)params->layers);
+    if (there != 0 && there != all)
+        return fault_set(fault, ST_INVALID, "%lld of %lld `attn.%s` are there: all or none must be",
+                         (long long)there, (long long)all,
+                         projection_names[params->projection[0].id]);
     *found = there != 0;
     return ST_OK;
 }
@@ -277,9 +320,11 @@ void params_entries(const struct params *params, const char *prefix, const float
 void params_projection_entries(const struct params *params, const float *projections,
                                struct tensor_entry *entries)
 {
-    const int64_t shape[2] = {params->features, params->head_dim};
-    for (int64_t layer = 0; layer < params->layers; layer++) {
-        projection_name(layer, entries[layer].name);
-        describe_tensor(&entries[layer], 2, shape, projections + layer * shape[0] * shape[1]);
+    for (int64_t at = 0; at < params->layers * params->projections; at++) {
+        const struct projection *projection = &params->projection[at % params->projections];
+        const int64_t layer = at / params->projections;
+        projection_name(layer, projection->id, entries[at].name);
+        describe_tensor(&entries[at], projection->dimensions, projection->shape,
+                        projections + layer * params->projection_floats + projection->offset);
     }
 }

@@ -4,7 +4,8 @@
 /*
  * The model's weights as named tensors over one flat memory. Gradients and moments have the same layout. The
  * tensors of a layer are neighbours: a layer is a bucket of the reduction. Within it the weights of q_proj, k_proj and
- * v_proj stand next to each other, and so do their biases: one product makes q, k and v.
+ * v_proj stand next to each other, and so do their biases: one product makes q, k and v, or q and v where keys
+ * are the queries (reformer).
  */
 
 #include <stdbool.h>
@@ -15,22 +16,23 @@
 #include "proto/status.h"
 
 /*
- * T(field, name, rows, columns, initial), PyTorch orientation (out, in). Shape (rows), where columns is ONE.
+ * T(field, name, rows, columns, initial), PyTorch orientation (out, in). Shape (rows), where columns is ONE. Of
+ * POSITIONS or KEYS there may be no row; then there is no such tensor.
  * Initial values: NORMAL: N(0, 0.02²); RESIDUAL: the same over √(2 layers), for what is added to the residual
  * stream (Radford et al. 2019, section 2.3); ONES and ZEROS.
  */
 #define EMBEDDING_TENSORS(T)                               \
     T(tok_embed, "tok_embed.weight", VOCAB, WIDTH, NORMAL) \
-    T(pos_embed, "pos_embed.weight", LENGTH, WIDTH, NORMAL)
+    T(pos_embed, "pos_embed.weight", POSITIONS, WIDTH, NORMAL)
 
 #define LAYER_TENSORS(T)                                          \
     T(norm1_weight, "norm1.weight", WIDTH, ONE, ONES)             \
     T(norm1_bias, "norm1.bias", WIDTH, ONE, ZEROS)                \
     T(q_weight, "attn.q_proj.weight", WIDTH, WIDTH, NORMAL)       \
-    T(k_weight, "attn.k_proj.weight", WIDTH, WIDTH, NORMAL)       \
+    T(k_weight, "attn.k_proj.weight", KEYS, WIDTH, NORMAL)        \
     T(v_weight, "attn.v_proj.weight", WIDTH, WIDTH, NORMAL)       \
     T(q_bias, "attn.q_proj.bias", WIDTH, ONE, ZEROS)              \
-    T(k_bias, "attn.k_proj.bias", WIDTH, ONE, ZEROS)              \
+    T(k_bias, "attn.k_proj.bias", KEYS, ONE, ZEROS)               \
     T(v_bias, "attn.v_proj.bias", WIDTH, ONE, ZEROS)              \
     T(out_weight, "attn.out_proj.weight", WIDTH, WIDTH, RESIDUAL) \
     T(out_bias, "attn.out_proj.bias", WIDTH, ONE, ZEROS)          \
@@ -74,10 +76,34 @@ struct bucket {
     int64_t offset, count; /* floats */
 };
 
+/*
+ * The random matrices of attention. They are buffers: drawn, redrawn and saved, without a gradient; the
+ * heads of a layer share them. P(enumerator, name, attention, ...: shape)
+ */
+#define PROJECTIONS(P)                                                          \
+    P(PROJECTION_FAVOR, "projection", ATTENTION_FAVOR, FEATURES, HEAD_DIM)      \
+    P(PROJECTION_KEYS, "key_projection", ATTENTION_LINFORMER, RANK, LENGTH)     \
+    P(PROJECTION_VALUES, "value_projection", ATTENTION_LINFORMER, RANK, LENGTH) \
+    P(PROJECTION_ROTATIONS, "rotations", ATTENTION_REFORMER, ROUNDS, HEAD_DIM, HALF_BUCKETS)
+
+#define PROJECTION_ID(enumerator, name, attention, ...) enumerator,
+enum projection_id { PROJECTIONS(PROJECTION_ID) PROJECTION_COUNT };
+#undef PROJECTION_ID
+
+struct projection {
+    enum projection_id id;
+    int dimensions;
+    int64_t shape[3];
+    int64_t offset, count; /* within its layer's projections, in floats */
+};
+
 struct params {
     int64_t floats; /* parameters of the model */
     int64_t layers;
-    int64_t features, head_dim; /* of the projections; features 0: the attention has none */
+    int64_t head_dim;
+    int projections; /* of a layer; 0: its attention has none */
+    struct projection projection[PROJECTION_COUNT];
+    int64_t projection_floats; /* of a layer */
     size_t count;
     struct parameter *list; /* in the order of the memory */
     struct embedding_offsets embedding;
@@ -106,8 +132,8 @@ enum status params_reject_unknown(const struct params *params, const struct safe
                                   struct fault *fault);
 
 /*
- * Copies the projections that the file holds, if it holds them: `*found` says so. All layers or none: ST_INVALID
- * otherwise, and where a shape is not (features, head_dim). An attention without features takes none.
+ * Copies the projections that the file holds, if it holds them: `*found` says so. All of all layers or none: ST_INVALID
+ * otherwise, and where a shape is another. What an attention does not use is not read.
  */
 enum status params_read_projections(const struct params *params, const struct safetensors *file,
                                     float *projections, bool *found, struct fault *fault);
@@ -116,7 +142,7 @@ enum status params_read_projections(const struct params *params, const struct sa
 void params_entries(const struct params *params, const char *prefix, const float *values,
                     struct tensor_entry *entries);
 
-/* The same for the projections (layers, features, head_dim): `layers` entries. */
+/* The same for the projections (layers, projection_floats): layers * projections entries. */
 void params_projection_entries(const struct params *params, const float *projections,
                                struct tensor_entry *entries);
 

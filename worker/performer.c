@@ -1,6 +1,7 @@
 #include "worker/performer.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -13,7 +14,7 @@ enum { REGION_ALIGN_BYTES = 64 };
 struct layer_activations {
     float *input;              /* (R, D) the residual stream as it comes in */
     float *norm1;              /* (R, D) */
-    float *qkv;                /* (R, 3 D) */
+    float *qkv;                /* (R, P D): q, k and v; q and v where there is no k_proj */
     float *attended;           /* (R, D) */
     float *middle;             /* (R, D) the residual stream between attention and MLP */
     float *norm2;              /* (R, D) */
@@ -29,6 +30,7 @@ struct performer {
     const struct backend *backend;
     int threads;
     int64_t width, mlp, heads, head_dim, vocab, length;
+    int64_t parts; /* P: what one product makes, q, k and v; or q and v */
 
     struct layer_activations *layer; /* (layers) */
     float *output;                   /* (R, D) of the last layer */
@@ -38,11 +40,11 @@ struct performer {
 
     float *dstream;  /* (R, D) gradient of the residual stream */
     float *dnarrow;  /* (R, D) */
-    float *dwide;    /* (R, max(3 D, M)) */
+    float *dwide;    /* (R, max(P D, M)) */
     float *ddropped; /* (R, D) dstream behind a dropout; dstream itself where nothing is dropped */
 
-    float *projections;      /* (layers, m, d) or NULL */
-    double *projection_work; /* (m, d) */
+    float *projections;      /* (layers, projection_floats) or NULL */
+    double *projection_work; /* (projection_floats) */
 
     void *activations, *saved;
     size_t activation_bytes, saved_bytes;
@@ -97,15 +99,30 @@ static struct dropout_key dropout_at(const struct performer *m, uint32_t site)
     };
 }
 
-/* One of q, k, v in their common product: row stride 3 D. */
-static struct heads_view qkv_view(const struct performer *m, float *qkv, int which)
+/* One part of the common product of q, k and v: row stride P D. */
+static struct heads_view part_view(const struct performer *m, float *qkv, int64_t part)
 {
     return (struct heads_view){
-        .data = qkv ? qkv + which * m->width : NULL,
-        .batch_stride = m->length * 3 * m->width,
+        .data = qkv ? qkv + part * m->width : NULL,
+        .batch_stride = m->length * m->parts * m->width,
         .head_stride = m->head_dim,
-        .row_stride = 3 * m->width,
+        .row_stride = m->parts * m->width,
     };
+}
+
+static struct heads_view q_view(const struct performer *m, float *qkv)
+{
+    return part_view(m, qkv, 0);
+}
+
+static struct heads_view k_view(const struct performer *m, float *qkv)
+{
+    return m->parts == 3 ? part_view(m, qkv, 1) : (struct heads_view){0};
+}
+
+static struct heads_view v_view(const struct performer *m, float *qkv)
+{
+    return part_view(m, qkv, m->parts - 1);
 }
 
 /* (R, D) seen by head. */
@@ -119,11 +136,20 @@ static struct heads_view row_view(const struct performer *m, float *rows)
     };
 }
 
+/* A random matrix of a layer; NULL where this attention has none of that name. */
+static const float *projection_of(const struct performer *m, int64_t layer, enum projection_id id)
+{
+    for (int i = 0; i < m->params->projections && m->projections; i++)
+        if (m->params->projection[i].id == id)
+            return m->projections + layer * m->params->projection_floats +
+                   m->params->projection[i].offset;
+    return NULL;
+}
+
 static struct attention attention_of(const struct performer *m, int64_t layer,
                                      const struct batch *batch)
 {
     const struct layer_activations *a = &m->layer[layer];
-    const int64_t projection_floats = m->params->features * m->head_dim;
     return (struct attention){
         .kind = m->spec->attention.kind,
         .kernel = m->spec->attention.kernel,
@@ -134,15 +160,22 @@ static struct attention attention_of(const struct performer *m, int64_t layer,
         .length = m->length,
         .head_dim = m->head_dim,
         .value_dim = m->head_dim,
-        .features = m->params->features,
-        .projection = m->projections ? m->projections + layer * projection_floats : NULL,
+        .features = m->spec->attention.features,
+        .projection = projection_of(m, layer, PROJECTION_FAVOR),
         /* Rows joined end to end hold no padding, and kernels go faster where they need not look. */
         .key_mask = m->spec->data.packing == PACKING_PAD ? batch->key_mask : NULL,
-        .q = qkv_view(m, a->qkv, 0),
-        .k = qkv_view(m, a->qkv, 1),
-        .v = qkv_view(m, a->qkv, 2),
+        .q = q_view(m, a->qkv),
+        .k = k_view(m, a->qkv),
+        .v = v_view(m, a->qkv),
         .out = row_view(m, a->attended),
         .saved = m->pass.training ? a->saved : NULL,
+        .rank = m->spec->attention.rank,
+        .key_projection = projection_of(m, layer, PROJECTION_KEYS),
+        .value_projection = projection_of(m, layer, PROJECTION_VALUES),
+        .rounds = m->spec->attention.rounds,
+        .buckets = m->spec->attention.buckets,
+        .chunk = m->spec->attention.chunk,
+        .rotations = projection_of(m, layer, PROJECTION_ROTATIONS),
     };
 }
 
@@ -155,8 +188,8 @@ static void forward_layer(struct performer *m, int64_t layer, const float *w,
 
     DO(m, layernorm, .rows = R, .width = D, .x = a->input, .weight = w + at->norm1_weight,
        .bias = w + at->norm1_bias, .y = a->norm1, .mean = a->mean1, .rstd = a->rstd1);
-    DO(m, linear, .rows = R, .in = D, .out = 3 * D, .x = a->norm1, .weight = w + at->q_weight,
-       .bias = w + at->q_bias, .y = a->qkv);
+    DO(m, linear, .rows = R, .in = D, .out = m->parts * D, .x = a->norm1,
+       .weight = w + at->q_weight, .bias = w + at->q_bias, .y = a->qkv);
     const struct attention attention = attention_of(m, layer, batch);
     RUN(m, attention, &attention);
     DO(m, linear_residual,
@@ -250,9 +283,9 @@ static void backward_layer(struct performer *m, int64_t layer, const float *w,
        .weight = w + at->out_weight, .dy = dattended, .dx = m->dnarrow,
        .dweight = g + at->out_weight, .dbias = g + at->out_bias);
     DO(m, attention_backward, .forward = attention_of(m, layer, batch),
-       .dout = row_view(m, m->dnarrow), .dq = qkv_view(m, m->dwide, 0),
-       .dk = qkv_view(m, m->dwide, 1), .dv = qkv_view(m, m->dwide, 2));
-    DO(m, linear_backward, .rows = R, .in = D, .out = 3 * D, .x = a->norm1,
+       .dout = row_view(m, m->dnarrow), .dq = q_view(m, m->dwide), .dk = k_view(m, m->dwide),
+       .dv = v_view(m, m->dwide));
+    DO(m, linear_backward, .rows = R, .in = D, .out = m->parts * D, .x = a->norm1,
        .weight = w + at->q_weight, .dy = m->dwide, .dx = m->dnarrow, .dweight = g + at->q_weight,
        .dbias = g + at->q_bias);
     DO(m, layernorm_backward, .rows = R, .width = D, .x = a->input, .weight = w + at->norm1_weight,
@@ -363,7 +396,7 @@ static void carve_activations(struct performer *m, struct carver *carver)
         struct layer_activations *a = &m->layer[layer];
         a->input = carve(carver, R * D);
         a->norm1 = carve(carver, R * D);
-        a->qkv = carve(carver, R * 3 * D);
+        a->qkv = carve(carver, R * m->parts * D);
         a->attended = carve(carver, R * D);
         a->middle = carve(carver, R * D);
         a->norm2 = carve(carver, R * D);
@@ -381,7 +414,7 @@ static void carve_activations(struct performer *m, struct carver *carver)
     m->logits = carve(carver, R * m->vocab);
     m->dstream = carve(carver, R * D);
     m->dnarrow = carve(carver, R * D);
-    m->dwide = carve(carver, R * (3 * D > M ? 3 * D : M));
+    m->dwide = carve(carver, R * (m->parts * D > M ? m->parts * D : M));
     m->ddropped = m->spec->model.dropout > 0.0 ? carve(carver, R * D) : m->dstream;
 }
 
@@ -444,13 +477,13 @@ static enum status check_support(const struct performer *m, struct fault *fault)
 
 static enum status allocate_projections(struct performer *m, struct fault *fault)
 {
-    const size_t floats = (size_t)(m->params->features * m->head_dim);
+    const size_t floats = (size_t)m->params->projection_floats;
     if (floats == 0) return ST_OK;
     m->projections = calloc((size_t)m->params->layers * floats, sizeof *m->projections);
     m->projection_work = calloc(floats, sizeof *m->projection_work);
     if (m->projections && m->projection_work) return ST_OK;
     return fault_set(fault, ST_NO_MEMORY,
-                     "no memory for the projections: lower attention.features");
+                     "no memory for the projections: a smaller [attention] takes less");
 }
 
 enum status performer_new(const struct jobspec *spec, const struct params *params,
@@ -469,6 +502,7 @@ enum status performer_new(const struct jobspec *spec, const struct params *param
     model->head_dim = params->head_dim;
     model->vocab = jobspec_vocab(spec);
     model->length = spec->data.length;
+    model->parts = params->layer[0].k_weight >= 0 ? 3 : 2;
 
     enum status status = ST_NO_MEMORY;
     model->layer = calloc((size_t)params->layers, sizeof *model->layer);
@@ -526,26 +560,53 @@ float *performer_projections(struct performer *model)
     return model->projections;
 }
 
+/* One matrix of one layer. Variances: of linformer 1 / r (Wang et al. 2020, theorem 2); the directions of
+ * reformer's rotations are all that counts. */
+static void draw_projection(struct performer *m, const struct projection *projection, int64_t layer,
+                            uint32_t draw)
+{
+    const uint64_t seed = (uint64_t)m->spec->job.seed;
+    const double rank = (double)m->spec->attention.rank;
+    float *out = m->projections + layer * m->params->projection_floats + projection->offset;
+    const struct projection_draw features = {
+        .seed = seed,
+        .layer = (uint32_t)layer,
+        .draw = draw,
+        .features = projection->shape[0],
+        .dim = projection->shape[1],
+        .orthogonal = m->spec->attention.orthogonal,
+        .regularized = m->spec->attention.regularized,
+    };
+
+    switch (projection->id) {
+    case PROJECTION_FAVOR:
+        projection_fill(&features, m->projection_work, out);
+        return;
+    case PROJECTION_KEYS:
+        gaussian_draw(seed, PURPOSE_KEY_PROJECTION, (uint32_t)layer, draw, projection->count,
+                      1 / sqrt(rank), out);
+        return;
+    case PROJECTION_VALUES:
+        gaussian_draw(seed, PURPOSE_VALUE_PROJECTION, (uint32_t)layer, draw, projection->count,
+                      1 / sqrt(rank), out);
+        return;
+    case PROJECTION_ROTATIONS:
+        gaussian_draw(seed, PURPOSE_ROTATIONS, (uint32_t)layer, draw, projection->count, 1, out);
+        return;
+    case PROJECTION_COUNT:
+        assert(false);
+    }
+}
+
 void performer_redraw(struct performer *model, uint32_t draw)
 {
-    const int64_t features = model->params->features, dim = model->head_dim;
-    for (int64_t layer = 0; layer < model->params->layers && features > 0; layer++) {
-        const struct projection_draw layer_draw = {
-            .seed = (uint64_t)model->spec->job.seed,
-            .layer = (uint32_t)layer,
-            .draw = draw,
-            .features = features,
-            .dim = dim,
-            .orthogonal = model->spec->attention.orthogonal,
-            .regularized = model->spec->attention.regularized,
-        };
-        projection_fill(&layer_draw, model->projection_work,
-                        model->projections + layer * features * dim);
-    }
+    for (int64_t layer = 0; layer < model->params->layers; layer++)
+        for (int i = 0; i < model->params->projections; i++)
+            draw_projection(model, &model->params->projection[i], layer, draw);
 }
 
 uint64_t performer_projections_hash(const struct performer *model)
 {
-    const int64_t floats = model->params->layers * model->params->features * model->head_dim;
+    const int64_t floats = model->params->layers * model->params->projection_floats;
     return XXH3_64bits(model->projections, (size_t)floats * sizeof(float));
 }

@@ -53,7 +53,7 @@ size_t performer_scratch_bytes(const struct performer *model);
 size_t performer_activation_bytes(const struct performer *model);
 size_t performer_saved_bytes(const struct performer *model);
 
-/* (layers, features, head_dim), to be filled by the caller; NULL where the attention has none. */
+/* (layers, projection_floats), to be filled by the caller; NULL where the attention has none. */
 float *performer_projections(struct performer *model);
 
 /* Draws number `draw` of all layers: a function of (seed, layer, draw). */

@@ -19,14 +19,17 @@
 #include "proto/safetensors.h"
 
 enum { EXIT_BAD_INPUT = 2, THREADS_MAX = 1024, BENCH_MAX = 1000000 };
+enum { CHUNK_DEFAULT = 64, CHUNK_MAX = 16384 }; /* as in a job file */
 
 static const char USAGE[] =
     "usage: performer-attend CASE.safetensors --out OUT.safetensors [options]\n"
     "\n"
     "Computes one attention. CASE holds q, k [heads, length, d], v [heads, length, e] and, where the kind needs\n"
-    "them, projection [m, d] and key_mask [length]; with dout [heads, length, e] the gradients dq, dk, dv are\n"
-    "computed too. Its __metadata__ says attention (favor, softmax, identity), causal (true, false), and for favor\n"
-    "kernel (softmax-positive, relu) and epsilon.\n"
+    "them, projection [m, d] (favor), key_projection and value_projection [rank, length] (linformer), rotations\n"
+    "[rounds, d, buckets / 2] (reformer, whose keys are its q: no k is read, dk is 0), and key_mask [length]; with\n"
+    "dout [heads, length, e] the gradients dq, dk, dv are computed too. Its __metadata__ says attention (favor,\n"
+    "softmax, linformer, reformer, identity), causal (true, false), for favor kernel (as in a job file) and\n"
+    "epsilon, and for reformer chunk [64].\n"
     "\n"
     "  --out FILE            where out (and dq, dk, dv) go\n"
     "  --backend NAME        reference or cpu [cpu]\n"
@@ -49,7 +52,8 @@ struct request {
 struct attend {
     struct attention call;
     bool backward;
-    float *q, *k, *v, *dout, *projection; /* as in the file; NULL where it has none */
+    float *q, *k, *v, *dout; /* as in the file; NULL where it has none */
+    float *matrices[2];      /* projection; key_projection and value_projection; rotations */
     uint8_t *key_mask;
     float *out, *dq, *dk, *dv, *saved;
     struct stream stream;
@@ -270,6 +274,17 @@ static enum status favor_options_read(const struct safetensors *file, struct att
     return epsilon_parse(epsilon, &call->epsilon, fault);
 }
 
+static enum status chunk_read(const struct safetensors *file, struct attention *call,
+                              struct fault *fault)
+{
+    const char *text = safetensors_metadata(file, "chunk");
+    int chunk = CHUNK_DEFAULT;
+    enum status status =
+        text ? count_parse("__metadata__: chunk", text, CHUNK_MAX, &chunk, fault) : ST_OK;
+    call->chunk = chunk;
+    return status;
+}
+
 static enum status options_read(const struct safetensors *file, const struct backend *backend,
                                 struct attention *call, struct fault *fault)
 {
@@ -282,27 +297,72 @@ static enum status options_read(const struct safetensors *file, const struct bac
         status = favor_options_read(file, call, fault);
         if (status != ST_OK) return status;
     }
-    if (!backend->attention_supported(call, &why_not))
-        return fault_set(fault, ST_UNSUPPORTED, "%s", why_not);
+    if (call->kind == ATTENTION_REFORMER) {
+        status = chunk_read(file, call, fault);
+        if (status != ST_OK) return status;
+    }
     status = option_read(file, "causal", "true", &causal, fault);
     if (status != ST_OK) return status;
     call->causal = strcmp(causal, "true") == 0;
     if (!call->causal && strcmp(causal, "false") != 0)
         return fault_set(fault, ST_INVALID,
                          "__metadata__: causal is \"true\" or \"false\", not \"%s\"", causal);
+    if (!backend->attention_supported(call, &why_not))
+        return fault_set(fault, ST_UNSUPPORTED, "%s", why_not);
     return ST_OK;
 }
 
 static enum status projection_read(const struct safetensors *file, struct attend *attend,
                                    struct fault *fault)
 {
-    if (attend->call.kind != ATTENTION_FAVOR || attend->call.kernel == KERNEL_ELU1) return ST_OK;
     int64_t shape[2] = {0, attend->call.head_dim};
-    enum status status = floats_read(file, "projection", 2, shape, &attend->projection, fault);
+    enum status status = floats_read(file, "projection", 2, shape, &attend->matrices[0], fault);
     if (status != ST_OK) return status;
     attend->call.features = shape[0];
-    attend->call.projection = attend->projection;
+    attend->call.projection = attend->matrices[0];
     return ST_OK;
+}
+
+static enum status linformer_read(const struct safetensors *file, struct attend *attend,
+                                  struct fault *fault)
+{
+    int64_t shape[2] = {0, attend->call.length};
+    enum status status = floats_read(file, "key_projection", 2, shape, &attend->matrices[0], fault);
+    if (status != ST_OK) return status;
+    status = floats_read(file, "value_projection", 2, shape, &attend->matrices[1], fault);
+    if (status != ST_OK) return status;
+    attend->call.rank = shape[0];
+    attend->call.key_projection = attend->matrices[0];
+    attend->call.value_projection = attend->matrices[1];
+    return ST_OK;
+}
+
+static enum status rotations_read(const struct safetensors *file, struct attend *attend,
+                                  struct fault *fault)
+{
+    int64_t shape[3] = {0, attend->call.head_dim, 0};
+    enum status status = floats_read(file, "rotations", 3, shape, &attend->matrices[0], fault);
+    if (status != ST_OK) return status;
+    attend->call.rounds = shape[0];
+    attend->call.buckets = 2 * shape[2];
+    attend->call.rotations = attend->matrices[0];
+    return ST_OK;
+}
+
+static enum status matrices_read(const struct safetensors *file, struct attend *attend,
+                                 struct fault *fault)
+{
+    switch (attend->call.kind) {
+    case ATTENTION_FAVOR:
+        if (attend->call.kernel == KERNEL_ELU1) return ST_OK;
+        return projection_read(file, attend, fault);
+    case ATTENTION_LINFORMER:
+        return linformer_read(file, attend, fault);
+    case ATTENTION_REFORMER:
+        return rotations_read(file, attend, fault);
+    default:
+        return ST_OK;
+    }
 }
 
 static enum status tensors_read(const struct safetensors *file, struct attend *attend,
@@ -312,8 +372,10 @@ static enum status tensors_read(const struct safetensors *file, struct attend *a
     int64_t q[3] = {0, 0, 0};
     enum status status = floats_read(file, "q", 3, q, &attend->q, fault);
     if (status != ST_OK) return status;
-    status = floats_read(file, "k", 3, q, &attend->k, fault);
-    if (status != ST_OK) return status;
+    if (call->kind != ATTENTION_REFORMER) {
+        status = floats_read(file, "k", 3, q, &attend->k, fault);
+        if (status != ST_OK) return status;
+    }
     int64_t v[3] = {q[0], q[1], 0};
     status = floats_read(file, "v", 3, v, &attend->v, fault);
     if (status != ST_OK) return status;
@@ -327,7 +389,7 @@ static enum status tensors_read(const struct safetensors *file, struct attend *a
         status = floats_read(file, "dout", 3, v, &attend->dout, fault);
         if (status != ST_OK) return status;
     }
-    status = projection_read(file, attend, fault);
+    status = matrices_read(file, attend, fault);
     if (status != ST_OK) return status;
     return key_mask_read(file, attend, fault);
 }
@@ -416,8 +478,9 @@ static void attend_free(struct attend *attend)
 {
     team_free(attend->stream.team);
     free(attend->stream.scratch);
-    float *floats[] = {attend->q,   attend->k,  attend->v,  attend->dout, attend->projection,
-                       attend->out, attend->dq, attend->dk, attend->dv,   attend->saved};
+    float *floats[] = {attend->q,           attend->k,   attend->v,    attend->dout,
+                       attend->matrices[0], attend->out, attend->dq,   attend->dk,
+                       attend->matrices[1], attend->dv,  attend->saved};
     for (size_t i = 0; i < sizeof floats / sizeof floats[0]; i++) free(floats[i]);
     free(attend->key_mask);
 }

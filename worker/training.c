@@ -121,7 +121,7 @@ static enum status allocate_scratch(struct training *t, struct fault *fault)
 static enum status describe_tensors(struct training *t, struct fault *fault)
 {
     const struct params *params = t->params;
-    const size_t projections = params->features > 0 ? (size_t)params->layers : 0;
+    const size_t projections = (size_t)(params->layers * params->projections);
     t->model_entry_count = params->count + projections;
     t->optimizer_entry_count = 2 * params->count;
     t->model_entries = calloc(t->model_entry_count, sizeof *t->model_entries);
@@ -145,7 +145,7 @@ static void check_cost(const struct training *t)
     if (spec->resources.ranks != collective_ranks(t->setup.collective)) return;
     const uint64_t bytes = (uint64_t)t->params->floats * sizeof(float);
     const uint64_t projections =
-        (uint64_t)(t->params->layers * t->params->features * t->params->head_dim) * sizeof(float);
+        (uint64_t)(t->params->layers * t->params->projection_floats) * sizeof(float);
     const int64_t room = collective_room_floats(collective_ranks(t->setup.collective),
                                                 t->params->floats, t->params->buckets);
     struct cost cost;
@@ -272,9 +272,10 @@ static enum status restore(struct training *t, const struct checkpoint *checkpoi
     if (status == ST_OK)
         status = params_read_projections(t->params, checkpoint->model,
                                          performer_projections(t->model), &has_projections, fault);
-    if (status == ST_OK && t->params->features > 0 && !has_projections)
+    if (status == ST_OK && t->params->projections > 0 && !has_projections)
         status =
-            fault_set(fault, ST_INVALID, "it has no `attn.projection`, which the job's model has");
+            fault_set(fault, ST_INVALID,
+                      "it has no projections of this attention.kind, which the job's model has");
     if (status == ST_OK) t->state = checkpoint->state;
     return status;
 }

@@ -60,6 +60,7 @@ width = 96
 mlp = 192
 [attention]
 kind = "reformer"
+buckets = 7
 TOML
 expect 3 ctl validate "$work/bad.toml"
 [ "$(grep -c '^error' "$work/err")" -eq 5 ] || fail "not five diagnostics: $(cat "$work/err")"

@@ -338,8 +338,8 @@ Test(performer_attend, a_wrong_option_is_named)
         const char *key, *value, *said;
     } wrong[] = {
         {"attention", "performer", "there is no attention \"performer\""},
-        {"attention", "linformer", "attention linformer is not built yet"},
-        {"attention", "reformer", "attention reformer is not built yet"},
+        {"attention", "linformer", "attention linformer cannot be causal"},
+        {"attention", "reformer", "tensor rotations is missing"},
         {"kernel", "softmax", "there is no kernel \"softmax\""},
         {"epsilon", "tiny", "epsilon is a number"},
         {"epsilon", "1e-6x", "epsilon is a number"},
@@ -352,6 +352,40 @@ Test(performer_attend, a_wrong_option_is_named)
         *option_of(&made, wrong[i].key) = wrong[i].value;
         made_refused(&made, wrong[i].said);
     }
+}
+
+/* Keys are the queries: a reformer case needs no k. Its chunk may be left out. */
+Test(performer_attend, reformer_takes_rotations_and_a_chunk)
+{
+    struct made made = made_right();
+    *option_of(&made, "attention") = "reformer";
+    tensor_drop(&made, "k");
+    tensor_drop(&made, "projection");
+    tensor_put(&made, "rotations", TENSOR_F32, 3, 2, D, 3);
+    cr_expect_eq(made_attend(&made, ""), 0, "%s", words);
+    made.metadata[made.metadata_count++] = (struct metadata_entry){"chunk", "2"};
+    cr_expect_eq(made_attend(&made, ""), 0, "%s", words);
+    *option_of(&made, "chunk") = "0";
+    made_refused(&made, "chunk takes a number from 1 to 16384");
+    tensor_of(&made, "rotations")->shape[1] = 3;
+    tensor_of(&made, "rotations")->shape[2] = D;
+    *option_of(&made, "chunk") = "2";
+    made_refused(&made, "tensor rotations: dimension 1 is 3, with the other tensors it must be 2");
+}
+
+Test(performer_attend, linformer_takes_two_projections_of_a_rank)
+{
+    struct made made = made_right();
+    *option_of(&made, "attention") = "linformer";
+    *option_of(&made, "causal") = "false";
+    made_refused(&made, "tensor key_projection is missing");
+    tensor_put(&made, "key_projection", TENSOR_F32, 2, 2, LENGTH, 0);
+    made_refused(&made, "tensor value_projection is missing");
+    tensor_put(&made, "value_projection", TENSOR_F32, 2, 1, LENGTH, 0);
+    made_refused(&made, "tensor value_projection: dimension 0 is 1");
+    tensor_drop(&made, "value_projection");
+    tensor_put(&made, "value_projection", TENSOR_F32, 2, 2, LENGTH, 0);
+    cr_expect_eq(made_attend(&made, ""), 0, "%s", words);
 }
 
 Test(performer_attend, a_wrong_command_line_is_named)

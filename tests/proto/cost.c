@@ -139,3 +139,47 @@ Test(cost, operations_of_exact_attention_grow_with_its_square)
     cr_expect(cost_for(&spec).flops_step_exact - cost_for(&spec).flops_step ==
               3.0 * 16 * sequence * 24.5 / 48.0 - cost_for(&spec).flops_attention);
 }
+
+/* E and F, r rows of L each; E k, F v (forward, and one product back), scores of r keys and the weighted sum. */
+Test(cost, linformer_grows_with_length_and_rank)
+{
+    struct jobspec spec = vectors_spec();
+    spec.attention.kind = ATTENTION_LINFORMER;
+    spec.attention.rank = 12;
+    spec.model.causal = false;
+    double token = 2 * 4 * (12.0 * 2 * (8 + 8) * 2 + 12.0 * 2 * (8 + 8) * 3);
+    cr_expect(cost_for(&spec).parameters == 22784);
+    cr_expect(cost_for(&spec).bytes_weights == 4 * (22784 + 2 * 2 * 12 * 48));
+    cr_expect(cost_for(&spec).flops_attention == 16 * 48 * token);
+    double before = cost_for(&spec).flops_attention;
+    spec.data.length *= 2;
+    cr_expect(cost_for(&spec).flops_attention == 2.0 * before);
+}
+
+/* No k_proj, 32 * 32 + 32 a layer, and two parts of the product in place of three; R (2 rounds, 8, 4).
+ * Three chunks of 16: 16 keys for the first, 32 for the others. */
+Test(cost, reformer_has_no_keys_of_its_own)
+{
+    struct jobspec spec = vectors_spec();
+    spec.attention.kind = ATTENTION_REFORMER;
+    spec.attention.rounds = 2;
+    spec.attention.buckets = 8;
+    spec.attention.chunk = 16;
+    uint64_t parameters = 22784 - 2 * (32 * 32 + 32);
+    cr_expect(cost_for(&spec).parameters == parameters);
+    cr_expect(cost_for(&spec).bytes_weights == 4 * (parameters + 2 * 2 * 8 * 4));
+
+    uint64_t layer = 5 * 3072 + 2 * 3072 + 2 * 6144 + 4 * 96;
+    uint64_t ends = 2 * 3072 + 2 * 96 + 6144, gradients = 2 * 3072 + 6144;
+    cr_expect(cost_for(&spec).bytes_activations == 4 * (2 * layer + ends + gradients));
+
+    double hashed = 48.0 * 8 * 4 * 2, pairs = 16 * 16 + 2 * 16 * 32;
+    double sequence = 2 * 4 * 2 * (hashed + 3 * pairs * 2 * (8 + 8));
+    double token = 2.0 * 2 * (3 * 32 * 32 + 2 * 32 * 64) + 2.0 * 32 * 64;
+    cr_expect(cost_for(&spec).flops_attention == 16 * sequence);
+    cr_expect(cost_for(&spec).flops_step == 16 * sequence + 3.0 * 16 * 48 * token);
+
+    spec.attention.chunk = 64; /* one chunk holds all: every query with every key */
+    sequence = 2 * 4 * 2 * (hashed + 3 * 48.0 * 48 * 2 * (8 + 8));
+    cr_expect(cost_for(&spec).flops_attention == 16 * sequence);
+}

@@ -250,7 +250,7 @@ static const struct bad bad_files[] = {
     {8, "format = \"fastq\"", "E0302", 8, 10, 7, "did you mean \"fasta\"?"},
     {8, "format = \"parquet\"", "E0302", 8, 10, 9, "fasta, text, tokens"},
     {18, "kind = \"Favor\"", "E0302", 18, 8, 7, "did you mean \"favor\"?"},
-    {18, "kind = \"\"", "E0302", 18, 8, 2, "favor, softmax, identity"},
+    {18, "kind = \"\"", "E0302", 18, 8, 2, "favor, softmax, linformer, reformer"},
     /* ranges */
     {3, "seed = -1", "E0303", 3, 8, 2, "at least 0"},
     {5, "ranks = 0", "E0303", 5, 9, 1, "at least 1"},
@@ -264,6 +264,11 @@ static const struct bad bad_files[] = {
     {14, "width = 0x7fffffffffffffff", "E0303", 14, 9, 18, "at most 65536"},
     {15, "mlp = 0", "E0303", 15, 7, 1, "at least 1"},
     {18, "features = 0", "E0303", 18, 12, 1, "at least 1"},
+    {18, "rank = 0", "E0303", 18, 8, 1, "at least 1"},
+    {18, "rank = 16385", "E0303", 18, 8, 5, "at most 16384"},
+    {18, "buckets = 1", "E0303", 18, 11, 1, "at least 2"},
+    {18, "rounds = 65", "E0303", 18, 10, 2, "at most 64"},
+    {18, "chunk = 0", "E0303", 18, 9, 1, "at least 1"},
     {18, "epsilon = -1e-9", "E0303", 18, 11, 5, "at least 0"},
     {16, "dropout = 1.0", "E0303", 16, 11, 3, "below 1"},
     {16, "dropout = -0.1", "E0303", 16, 11, 4, "at least 0"},
@@ -309,6 +314,8 @@ static const struct bad bad_files[] = {
     {8, "format = \"tokens\"\nvocab = 1", "E0505", 9, 9, 1, "2 or more"},
     {8, "format = \"tokens\"\nvocab = 65537", "E0303", 9, 9, 5, "at most 65536"},
     {8, "format = \"fasta\"\nvocab = 29", "E0505", 9, 1, 5, "leave it out"},
+    {18, "kind = \"linformer\"\nrank = 128", "E0508", 18, 8, 11, "causal = false"},
+    {18, "kind = \"reformer\"\nbuckets = 7", "E0510", 19, 11, 1, "even"},
     {16, "objective = \"masked\"", "E0506", 16, 13, 8, "causal = false"},
     {16, "causal = false\nobjective = \"next-token\"", "W0601", 17, 13, 12, "learns to copy"},
     {21, "[optimizer]\nwarmup = 2001", "W0602", 22, 10, 4, "never reached"},
@@ -354,6 +361,21 @@ Test(jobspec, a_forward_pass_has_a_limit)
     cr_assert_eq(parse_with(file_with(0, ""), sets, 3), ST_INVALID);
     cr_assert_eq(diagnostics.count, 1, "%s", words());
     cr_assert_str_eq(diagnostics.items[0].code, "E0507");
+}
+
+Test(jobspec, linformer_has_no_more_rows_than_positions)
+{
+    const char *sets[] = {"model.causal=false", "attention.kind=linformer", "attention.rank=129"};
+    cr_assert_eq(parse_with(file_with(0, ""), sets, 3), ST_INVALID);
+    cr_assert_eq(diagnostics.count, 1, "%s", words());
+    const struct diagnostic *item = &diagnostics.items[0];
+    cr_expect_str_eq(item->code, "E0509");
+    cr_expect_str_eq(item->source, "--set");
+    cr_expect(item->column == 16 && item->length == 3, "%s", words());
+    cr_expect(says(item, "`rank = 128` in [attention] or less"), "%s", words());
+    cr_assert_eq(parse_with(file_with(0, ""), sets, 2), ST_INVALID, "the default, 256");
+    sets[2] = "attention.rank=128";
+    cr_assert_eq(parse_with(file_with(0, ""), sets, 3), ST_OK, "%s", words());
 }
 
 Test(jobspec, five_mistakes_are_five_diagnostics_in_order)
@@ -427,8 +449,9 @@ Test(jobspec, each_choice_works_or_is_refused_by_name)
             char set[100];
             set_text(set, sizeof set, key, choices.items[i].text);
             bool tokens = strcmp(set, "data.format=tokens") == 0;
-            const char *sets[] = {set, tokens ? "data.vocab=30" : "model.causal=false"};
-            enum status status = parse_with(file_with(0, ""), sets, 2);
+            const char *sets[] = {set, tokens ? "data.vocab=30" : "model.causal=false",
+                                  "attention.rank=8"};
+            enum status status = parse_with(file_with(0, ""), sets, 3);
             if (choices.items[i].built) {
                 cr_expect_eq(status, ST_OK, "%s:\n%s", set, words());
                 int value = -1;

@@ -75,6 +75,17 @@ Test(orders, exact_attention_has_nothing_to_redraw)
     cr_expect(edge.applied_count == 1, "the order is answered all the same");
 }
 
+Test(orders, all_that_is_drawn_is_redrawn)
+{
+    static const enum attention_kind kinds[] = {ATTENTION_FAVOR, ATTENTION_LINFORMER,
+                                                ATTENTION_REFORMER};
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        spec.attention.kind = kinds[i];
+        decide(7);
+        cr_expect(edge.redraw);
+    }
+}
+
 Test(orders, one_rank_hears_and_all_apply)
 {
     hear(2, 5, REDRAW);

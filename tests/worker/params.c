@@ -127,6 +127,23 @@ Test(params, without_positions_there_is_no_table_of_them)
     cr_expect(cost.parameters == (uint64_t)params->floats);
 }
 
+/* One product makes q and v, whose weights are neighbours. */
+Test(params, reformer_has_no_k_proj)
+{
+    params_free(params);
+    spec.attention.kind = ATTENTION_REFORMER;
+    cr_assert(params_new(&spec, &params) == ST_OK);
+    for (size_t i = 0; i < params->count; i++)
+        cr_expect(!strstr(params->list[i].name, "k_proj"), "%s", params->list[i].name);
+    const struct layer_offsets *at = &params->layer[1];
+    cr_expect(at->k_weight == -1 && at->k_bias == -1);
+    cr_expect(at->v_weight == at->q_weight + 8 * 8);
+    cr_expect(at->q_bias == at->v_weight + 8 * 8 && at->v_bias == at->q_bias + 8);
+    struct cost cost;
+    cost_of(&spec, &cost);
+    cr_expect(cost.parameters == (uint64_t)params->floats);
+}
+
 Test(params, initial_weights)
 {
     static float again[4096];
@@ -297,4 +314,51 @@ Test(params, projections_of_another_shape_are_refused)
     enum status status = params_read_projections(params, file, projections, &found, &fault);
     expect_words(status, &fault, "[5, 4]", "[6, 4]");
     safetensors_close(file);
+}
+
+static size_t add_all_projections(struct tensor_entry *entries, size_t count)
+{
+    params_projection_entries(params, projections, entries + count);
+    return count + (size_t)(params->layers * params->projections);
+}
+
+/* E and F, (rank, L), and R, (rounds, d, buckets / 2), under the names of the contract; both come back as written. */
+Test(params, projections_of_linformer_and_reformer)
+{
+    static const struct {
+        enum attention_kind kind;
+        const char *name;
+        int dimensions;
+        int64_t shape[3], floats; /* of a layer */
+    } expected[] = {
+        {ATTENTION_LINFORMER, "layers.1.attn.key_projection", 2, {4, 6}, 48},
+        {ATTENTION_LINFORMER, "layers.1.attn.value_projection", 2, {4, 6}, 48},
+        {ATTENTION_REFORMER, "layers.1.attn.rotations", 3, {2, 4, 3}, 24},
+    };
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        struct fault fault;
+        bool found = false;
+        params_free(params);
+        spec.attention.kind = expected[i].kind;
+        cr_assert(params_new(&spec, &params) == ST_OK);
+        cr_assert(params->projection_floats == expected[i].floats);
+        const size_t bytes = 2 * (size_t)expected[i].floats * sizeof(float);
+        free(projections);
+        projections = malloc(bytes);
+        for (int64_t at = 0; at < 2 * expected[i].floats; at++) projections[at] = (float)at;
+
+        struct safetensors *file = file_of(add_all_projections);
+        const struct tensor_entry *entry = safetensors_find(file, expected[i].name);
+        cr_assert(entry, "no %s", expected[i].name);
+        cr_expect(entry->dimensions == expected[i].dimensions);
+        for (int d = 0; d < entry->dimensions; d++)
+            cr_expect(entry->shape[d] == expected[i].shape[d]);
+        cr_expect(params_reject_unknown(params, file, &fault) == ST_OK);
+        memset(projections, 0, bytes);
+        cr_expect(params_read_projections(params, file, projections, &found, &fault) == ST_OK);
+        cr_expect(found);
+        for (int64_t at = 0; at < 2 * expected[i].floats; at++)
+            cr_expect(projections[at] == (float)at);
+        safetensors_close(file);
+    }
 }

@@ -169,6 +169,12 @@ ParameterizedTestParameters(performer, gradient_is_the_difference_of_the_loss)
         {"cpu", ATTENTION_FAVOR, true, false, 0.2},
         {"cpu", ATTENTION_FAVOR, false, true, 0.0},
         {"cpu", ATTENTION_SOFTMAX, true, false, 0.2},
+        {"reference", ATTENTION_LINFORMER, false, true, 0.0},
+        {"cpu", ATTENTION_LINFORMER, false, false, 0.2},
+        {"cpu", ATTENTION_LINFORMER, false, true, 0.0},
+        {"reference", ATTENTION_REFORMER, true, false, 0.2},
+        {"cpu", ATTENTION_REFORMER, true, false, 0.0},
+        {"cpu", ATTENTION_REFORMER, false, true, 0.2},
     };
     return cr_make_param_array(struct difference_case, cases, sizeof cases / sizeof cases[0]);
 }
@@ -184,6 +190,10 @@ ParameterizedTest(struct difference_case *test, performer, gradient_is_the_diffe
     bench_open(&bench, test->backend);
     fill(&bench);
     if (test->masked) bench.batch.key_mask[4] = bench.batch.key_mask[5] = 0;
+    /* One bucket for all: a position that changed its bucket would make the loss jump. */
+    if (test->attention == ATTENTION_REFORMER)
+        memset(performer_projections(bench.model), 0,
+               (size_t)(bench.params->layers * bench.params->projection_floats) * sizeof(float));
 
     loss_of(&bench, true);
     cr_assert(performer_backward(bench.model, &bench.stream, bench.weights, &bench.batch,
@@ -313,12 +323,67 @@ Test(performer, a_redraw_changes_every_layer_and_nothing_else_decides_it)
     bench_close(&bench);
 }
 
+static double variance_of(const float *x, int64_t count)
+{
+    double squares = 0.0;
+    for (int64_t i = 0; i < count; i++) squares += (double)x[i] * x[i];
+    return squares / (double)count;
+}
+
+/* E and F of variance 1 / r, R of variance 1; each a function of (seed, layer, draw), all different. */
+Test(performer, linformer_and_reformer_are_drawn_and_redrawn)
+{
+    static const enum attention_kind kinds[] = {ATTENTION_LINFORMER, ATTENTION_REFORMER};
+    for (int i = 0; i < 2; i++) {
+        struct bench bench = {0};
+        small_job(&bench.spec);
+        bench.spec.attention.kind = kinds[i];
+        bench.spec.model.causal = false;
+        bench.spec.data.length = 600;
+        bench.spec.attention.buckets = 600;
+        bench_open(&bench, "cpu");
+        const int64_t floats = bench.params->projection_floats;
+        const float *drawn = performer_projections(bench.model);
+        cr_expect(floats == (i == 0 ? 2 * 4 * 600 : 2 * 4 * 300));
+        performer_redraw(bench.model, 0);
+        const uint64_t first = performer_projections_hash(bench.model);
+        for (int64_t part = 0; part < 4; part++) { /* E, F or halves of R, of two layers */
+            const float *at = drawn + part * (floats / 2);
+            const double wanted = i == 0 ? 0.25 : 1.0;
+            cr_expect(fabs(variance_of(at, floats / 2) / wanted - 1) < 0.2);
+            cr_expect(part == 0 || at[0] != drawn[0]);
+        }
+        performer_redraw(bench.model, 1);
+        cr_expect(performer_projections_hash(bench.model) != first);
+        performer_redraw(bench.model, 0);
+        cr_expect(performer_projections_hash(bench.model) == first);
+        bench_close(&bench);
+    }
+}
+
+Test(performer, linformer_is_refused_where_it_would_be_causal)
+{
+    struct jobspec spec;
+    struct params *params;
+    struct performer *model = NULL;
+    struct fault fault;
+    small_job(&spec);
+    spec.attention.kind = ATTENTION_LINFORMER;
+    cr_assert(params_new(&spec, &params) == ST_OK);
+    cr_expect(performer_new(&spec, params, backend_find("cpu"), 1, &model, &fault) ==
+              ST_UNSUPPORTED);
+    cr_expect(strstr(fault.text, "cannot be causal"), "%s", fault.text);
+    params_free(params);
+    jobspec_free(&spec);
+}
+
 Test(performer, its_memory_is_what_the_cost_says)
 {
-    for (int variant = 0; variant < 4; variant++) {
+    for (int variant = 0; variant < 8; variant++) {
         struct bench bench = {0};
         struct cost cost;
         small_job(&bench.spec);
+        bench.spec.attention.kind = variant & 4 ? ATTENTION_REFORMER : ATTENTION_FAVOR;
         bench.spec.model.dropout = variant & 1 ? 0.1 : 0.0;
         bench.spec.model.mlp = variant & 2 ? 100 : 12;
         bench_open(&bench, "cpu");

@@ -10,7 +10,7 @@ static inline void small_job(struct jobspec *spec)
         "[job]\nname = \"small\"\nseed = 3\n"
         "[data]\nformat = \"tokens\"\ntrain = \"/nowhere\"\nvocab = 11\nlength = 6\n"
         "[model]\nlayers = 2\nheads = 2\nwidth = 8\nmlp = 12\n"
-        "[attention]\nfeatures = 5\n"
+        "[attention]\nfeatures = 5\nrank = 4\nbuckets = 6\nrounds = 2\nchunk = 2\n"
         "[train]\nbatch = 4\nmicro_batch = 2\n";
     struct diagnostics diagnostics = {0};
     enum status status =
