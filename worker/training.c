@@ -242,13 +242,19 @@ static enum status load_initial_file(struct training *t, struct fault *fault)
     return status;
 }
 
+/* Steps from one to the next, 0: there are none. */
+static uint64_t planned_redraws(const struct jobspec *spec)
+{
+    return spec->redraw.policy == POLICY_FIXED ? (uint64_t)spec->redraw.every : 0;
+}
+
 static enum status begin_anew(struct training *t, struct fault *fault)
 {
     const struct jobspec *spec = t->setup.spec;
 
     t->state.seed = (uint64_t)spec->job.seed;
     t->state.best_valid_loss = NAN;
-    t->state.redraw_every = spec->redraw.policy == POLICY_FIXED ? (uint64_t)spec->redraw.every : 0;
+    t->state.redraw_every = planned_redraws(spec);
     params_initialize(t->params, t->state.seed, t->weights);
     performer_redraw(t->model, 0);
     return spec->model.init[0] != '\0' ? load_initial_file(t, fault) : ST_OK;
@@ -264,7 +270,9 @@ static enum status restore(struct training *t, const struct checkpoint *checkpoi
                          "it is of a run with job.seed = %" PRIu64 ", this job has %" PRId64
                          ": use another directory",
                          checkpoint->state.seed, t->setup.spec->job.seed);
-    enum status status = params_read(t->params, checkpoint->model, "", t->weights, fault);
+    enum status status = params_reject_unknown(t->params, checkpoint->model, fault);
+    if (status == ST_OK)
+        status = params_read(t->params, checkpoint->model, "", t->weights, fault);
     if (status == ST_OK)
         status = params_read(t->params, checkpoint->optimizer, "moment1.", t->moment1, fault);
     if (status == ST_OK)
@@ -276,8 +284,10 @@ static enum status restore(struct training *t, const struct checkpoint *checkpoi
         status =
             fault_set(fault, ST_INVALID,
                       "it has no projections of this attention.kind, which the job's model has");
-    if (status == ST_OK) t->state = checkpoint->state;
-    return status;
+    if (status != ST_OK) return status;
+    t->state = checkpoint->state;
+    t->state.redraw_every = planned_redraws(t->setup.spec);
+    return ST_OK;
 }
 
 static void tell_rejected(void *context, const char *path, const char *why)

@@ -76,6 +76,15 @@ ends 65 alone donor --set job.seed=8
 says "job.seed = 7"
 ends 65 alone donor --set model.width=64
 says "resume from $donor"
+ends 65 alone donor --set model.layers=1
+says 'tensor `layers.1.'
+ends 65 alone donor --set 'model.positions="none"'
+says 'tensor `pos_embed.weight`'
+
+# ---- what may change between attempts is as the job says now
+cp -r "$work/donor" "$work/longer"
+ends 0 alone longer --set train.steps=41 --set redraw.every=9
+grep -q '"redraw_every": 9' "$work/longer/checkpoints/step-0000000041/state.json" || fail "state.json has the old schedule"
 
 # ---- a rank that dies ends them all
 "${mpirun[@]}" -np 2 "$worker" --job "$work/job.toml" --output "$work/dead" --set train.steps=100000 \
