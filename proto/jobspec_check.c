@@ -123,7 +123,7 @@ enum bound { INCLUDED, EXCLUDED };
 #define REAL_LIMITS(L)                                      \
     L(data, valid_fraction, 0, INCLUDED, 1, EXCLUDED)       \
     L(model, dropout, 0, INCLUDED, 1, EXCLUDED)             \
-    L(attention, epsilon, 0, INCLUDED, 1, INCLUDED)         \
+    L(attention, epsilon, 0, INCLUDED, 1000, INCLUDED)      \
     L(optimizer, lr, 0, EXCLUDED, 1000, INCLUDED)           \
     L(optimizer, final, 0, INCLUDED, 1, INCLUDED)           \
     L(optimizer, beta1, 0, INCLUDED, 1, EXCLUDED)           \
