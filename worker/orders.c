@@ -12,6 +12,13 @@ void orders_init(struct orders *orders, const struct jobspec *spec,
     orders->replay_count = replay_count;
 }
 
+bool orders_replays(const struct orders *orders, uint64_t id)
+{
+    for (size_t i = 0; i < orders->replay_count; i++)
+        if (orders->replay[i].id == id) return true;
+    return false;
+}
+
 static bool is_last(const struct jobspec *spec, uint64_t step)
 {
     return step >= (uint64_t)spec->train.steps;
@@ -29,15 +36,16 @@ static bool checkpoint_planned(const struct jobspec *spec, uint64_t step)
 }
 
 /* A rank may hear of an order only after it was applied: the daemon repeats it until it knows. */
-static bool is_handled(const struct orders *orders, uint64_t id)
+static bool is_handled(const struct orders *orders, const struct checkpoint_state *state,
+                       uint64_t id)
 {
     size_t kept = orders->handled_count < ORDERS_HANDLED_MAX ? orders->handled_count
                                                              : (size_t)ORDERS_HANDLED_MAX;
     for (size_t i = 0; i < kept; i++)
         if (orders->handled[i] == id) return true;
-    for (size_t i = 0; i < orders->replay_count; i++)
-        if (orders->replay[i].id == id) return true;
-    return false;
+    for (size_t i = 0; i < state->applied_count; i++)
+        if (state->applied[i].id == id) return true;
+    return orders_replays(orders, id);
 }
 
 static void set_handled(struct orders *orders, uint64_t id)
@@ -102,7 +110,8 @@ static void apply_heard(struct orders *orders, uint64_t step, const struct contr
 {
     struct wanted_order order = {0};
     while (next_heard(records, ranks, order.id, &order) && edge->applied_count < ORDERS_HEARD_MAX) {
-        if (is_handled(orders, order.id) || !apply(orders, &order, step, state, edge)) continue;
+        if (is_handled(orders, state, order.id)) continue;
+        if (!apply(orders, &order, step, state, edge)) continue;
         set_handled(orders, order.id);
         edge->applied[edge->applied_count++] = order;
     }

@@ -51,6 +51,9 @@ struct orders {
 void orders_init(struct orders *orders, const struct jobspec *spec,
                  const struct applied_order *replay, size_t replay_count);
 
+/* Whether it is among those of earlier attempts. */
+bool orders_replays(const struct orders *orders, uint64_t id);
+
 /*
  * Decides the edge after `step` from the records of all ranks and notes in `state` what changes the weights:
  * the number of the draw and the orders behind it. Features are not redrawn after the last step, which nothing would use:

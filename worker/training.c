@@ -271,8 +271,7 @@ static enum status restore(struct training *t, const struct checkpoint *checkpoi
                          ": use another directory",
                          checkpoint->state.seed, t->setup.spec->job.seed);
     enum status status = params_reject_unknown(t->params, checkpoint->model, fault);
-    if (status == ST_OK)
-        status = params_read(t->params, checkpoint->model, "", t->weights, fault);
+    if (status == ST_OK) status = params_read(t->params, checkpoint->model, "", t->weights, fault);
     if (status == ST_OK)
         status = params_read(t->params, checkpoint->optimizer, "moment1.", t->moment1, fault);
     if (status == ST_OK)
@@ -355,6 +354,18 @@ static void tell_started(struct training *t)
              t->setup.spec->train.steps);
 }
 
+/* An attempt may have been killed after it saved what an order did and before it told of it. */
+static void tell_applied_before(struct training *t)
+{
+    for (size_t i = 0; i < t->state.applied_count; i++) {
+        const struct applied_order *order = &t->state.applied[i];
+        const struct wanted_order applied = {order->id, order->kind};
+        if (orders_replays(&t->orders, order->id)) continue;
+        notice_order_applied(t->setup.uplink, order->step, &applied);
+        uplink_applied(t->setup.uplink, order->id);
+    }
+}
+
 enum status training_open(const struct training_setup *setup, struct training **training,
                           struct fault *fault)
 {
@@ -371,8 +382,10 @@ enum status training_open(const struct training_setup *setup, struct training **
     if (status == ST_OK) status = build(t, fault);
     if (status == ST_OK) status = take_replay(t, fault);
     if (status == ST_OK) status = resume_or_begin(t, fault);
-    if (status == ST_OK) tell_started(t);
-    return status;
+    if (status != ST_OK) return status;
+    tell_started(t);
+    tell_applied_before(t);
+    return ST_OK;
 }
 
 void training_close(struct training *t)

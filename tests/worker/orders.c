@@ -192,6 +192,18 @@ Test(orders, a_resumed_run_draws_as_the_first_attempt_did)
     cr_expect(memcmp(&state, &first, sizeof state) == 0);
 }
 
+/* The attempt before may have saved, and been killed before it could tell. */
+Test(orders, an_order_of_the_checkpoint_is_not_applied_again)
+{
+    state.draw = 1;
+    state.applied[state.applied_count++] =
+        (struct applied_order){.id = 5, .kind = REDRAW, .step = 10};
+    hear(0, 5, REDRAW);
+    decide(11);
+    cr_expect(!edge.redraw && edge.applied_count == 0);
+    cr_expect(state.draw == 1 && state.applied_count == 1);
+}
+
 Test(orders, an_order_of_a_kind_unknown_is_left_alone)
 {
     hear(0, 4, (Performer__Order__Kind)99);

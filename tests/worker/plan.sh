@@ -44,6 +44,13 @@ ordered=$(weights ordered)
 state=$work/ordered/checkpoints/step-0000000040/state.json
 [ "$(jq -c '[.draw, (.applied | length)]' "$state")" = "[7,2]" ] || fail "$(cat "$state")"
 
+# ---- what the checkpoint holds of orders and the plan does not know is told again: order 102 after step 23
+"$write_plan" "$work/ordered" 2 nonce-2 2 12
+ends 0 attempt ordered 2 2
+order_applied=$'\x2a\x04\x08\x66\x10' # field 5 of a notice, 4 bytes long: order 102, of the kind that follows
+LC_ALL=C grep -qaF "$order_applied" "$work/ordered/attempt-2/rank-0.spool" || fail "order 102 is forgotten"
+! LC_ALL=C grep -qaF $'\x08\x65\x10' "$work/ordered/attempt-2/rank-0.spool" || fail "order 101 is told though it is known"
+
 run again
 "$write_plan" "$work/again" 1 nonce-1 2 12 23
 attempt again 1 2 </dev/null >"$work/log" 2>&1 &
