@@ -27,6 +27,7 @@ struct dataset {
     uint64_t seed;
     int64_t length, batch;
     double entropy;
+    uint64_t hash;
 
     /* Row r begins at starts[r], or r * stride where there are no starts. It has `window` tokens
      * or, where `padded`, what lies before starts[r + 1]. */
@@ -236,6 +237,15 @@ static enum status entropy_measure(struct dataset *dataset)
     return ST_OK;
 }
 
+static void hash_measure(struct dataset *dataset)
+{
+    for (int64_t r = 0; r < dataset->rows; r++) {
+        struct row row = row_at(dataset, r);
+        size_t bytes = (size_t)row.count * sizeof *row.tokens;
+        dataset->hash = XXH3_64bits_withSeed(row.tokens, bytes, dataset->hash);
+    }
+}
+
 static enum status rows_check(const struct dataset *dataset, const struct jobspec *spec,
                               const char *path, const struct selection *selection,
                               struct fault *fault)
@@ -292,6 +302,7 @@ enum status dataset_open(const struct jobspec *spec, enum split split, struct da
         fault_set(fault, status, "read %s: out of memory", path);
         goto close_dataset;
     }
+    hash_measure(opened);
     *dataset = opened;
     return ST_OK;
 
@@ -317,6 +328,11 @@ int64_t dataset_rows(const struct dataset *dataset)
 double dataset_entropy(const struct dataset *dataset)
 {
     return dataset->entropy;
+}
+
+uint64_t dataset_hash(const struct dataset *dataset)
+{
+    return dataset->hash;
 }
 
 /* Sequence i of the batch, made of `row`; one without tokens is all padding. `step` and `sequence`

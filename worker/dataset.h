@@ -43,6 +43,9 @@ int64_t dataset_rows(const struct dataset *dataset);
  * knows only frequencies would lose. */
 double dataset_entropy(const struct dataset *dataset);
 
+/* Of the tokens of all rows, in order: equal where the data are. */
+uint64_t dataset_hash(const struct dataset *dataset);
+
 /* `sequences` rows of `length` tokens, the caller's memory. */
 struct batch {
     int64_t sequences, length;

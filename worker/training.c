@@ -8,6 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#include <xxhash.h>
+
 #include "proto/cost.h"
 #include "proto/logline.h"
 #include "worker/evaluate.h"
@@ -336,6 +338,54 @@ static enum status resume_or_begin(struct training *t, struct fault *fault)
     return status;
 }
 
+/* What all ranks must have in common before the first step. */
+struct beginning {
+    uint64_t step, chain, draw;
+    uint64_t weights; /* hash over weights, moments and projections */
+    uint64_t train, valid;
+};
+
+static struct beginning beginning_of(const struct training *t)
+{
+    const struct params *params = t->params;
+    const size_t bytes = (size_t)params->floats * sizeof(float);
+    const size_t drawn = (size_t)(params->layers * params->projection_floats) * sizeof(float);
+
+    uint64_t weights = XXH3_64bits(t->weights, bytes);
+    weights = XXH3_64bits_withSeed(t->moment1, bytes, weights);
+    weights = XXH3_64bits_withSeed(t->moment2, bytes, weights);
+    if (drawn > 0) weights = XXH3_64bits_withSeed(performer_projections(t->model), drawn, weights);
+    return (struct beginning){
+        .step = t->state.step,
+        .chain = t->state.chain,
+        .draw = t->state.draw,
+        .weights = weights,
+        .train = dataset_hash(t->train),
+        .valid = t->valid ? dataset_hash(t->valid) : 0,
+    };
+}
+
+/* Replicas that differ would train on, unnoticed: hosts with other files, or an older checkpoint, under one name. */
+static enum status check_alike(struct training *t, struct fault *fault)
+{
+    const int ranks = collective_ranks(t->setup.collective);
+    const struct beginning mine = beginning_of(t);
+    struct beginning *all = calloc((size_t)ranks, sizeof *all);
+    if (!all) return fault_set(fault, ST_NO_MEMORY, "no memory to begin together");
+
+    enum status status = collective_gather(t->setup.collective, &mine, sizeof mine, all, fault);
+    for (int rank = 1; rank < ranks && status == ST_OK; rank++) {
+        const bool same_data = all[rank].train == all[0].train && all[rank].valid == all[0].valid;
+        if (memcmp(&all[rank], &all[0], sizeof *all) == 0) continue;
+        t->agreed = true;
+        status = fault_set(fault, ST_INVALID,
+                           "rank %d has other %s than rank 0: all hosts must see the same files",
+                           rank, same_data ? "weights to begin with" : "data");
+    }
+    free(all);
+    return status;
+}
+
 static void tell_started(struct training *t)
 {
     const char *library = collective_library(t->setup.collective);
@@ -382,6 +432,7 @@ enum status training_open(const struct training_setup *setup, struct training **
     if (status == ST_OK) status = build(t, fault);
     if (status == ST_OK) status = take_replay(t, fault);
     if (status == ST_OK) status = resume_or_begin(t, fault);
+    if (status == ST_OK) status = check_alike(t, fault);
     if (status != ST_OK) return status;
     tell_started(t);
     tell_applied_before(t);

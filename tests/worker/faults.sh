@@ -86,6 +86,24 @@ cp -r "$work/donor" "$work/longer"
 ends 0 alone longer --set train.steps=41 --set redraw.every=9
 grep -q '"redraw_every": 9' "$work/longer/checkpoints/step-0000000041/state.json" || fail "state.json has the old schedule"
 
+# ---- ranks that do not see the same files are no replicas, and all say so
+sed 's/squared/cubed/' "$work/text.txt" >"$work/other.txt"
+ends 0 alone other --set optimizer.lr=1e-4
+two() { # OPTION...: of the second rank
+    "${mpirun[@]}" -np 1 "$worker" --job "$work/job.toml" --output "$work/two" : \
+        -np 1 "$worker" --job "$work/job.toml" --output "$work/two" "$@"
+}
+ends 65 two --set "data.train=\"$work/other.txt\""
+says "rank 1 has other data than rank 0"
+ends 65 two --set "model.init=\"$work/other/checkpoints/step-0000000040/model.safetensors\""
+says "rank 1 has other weights to begin with than rank 0"
+rm -rf "$work/two"
+cp -r "$work/donor" "$work/two"
+ends 65 two --output "$work/other"
+says "rank 1 has other weights to begin with than rank 0"
+ends 66 two --output "$work/nowhere"
+says "open the checkpoint that rank 0 resumes from"
+
 # ---- a rank that dies ends them all
 "${mpirun[@]}" -np 2 "$worker" --job "$work/job.toml" --output "$work/dead" --set train.steps=100000 \
     </dev/null >"$work/log" 2>&1 &
