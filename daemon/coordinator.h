@@ -13,10 +13,8 @@
  *
  * What always holds (coordinator_check):
  *   1. a run's number is its place: runs[i]->number == i + 1; ids and orders are never used twice
- *   2. ranks of attempts that live are at most ranks_max (unless that was lowered between two
- * starts)
- *   3. a run has at most one attempt that lives: in STARTING, RUNNING, STOPPING and UNKNOWN exactly
- * one
+ *   2. ranks of attempts that live are at most ranks_max (unless that was lowered between starts)
+ *   3. a run has at most one attempt that lives; in STARTING, RUNNING, STOPPING and UNKNOWN one
  *   4. no more than restart.max + 1 attempts have ended in a crash
  *   5. an order is applied at one step; a final run has none pending
  *   6. sequence numbers of a rank grow

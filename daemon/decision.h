@@ -12,7 +12,8 @@
 
 /*
  * Effects may be done twice, or found undone after a crash of the daemon; the world is looked at
- * again then. EFFECT_WRITE_JOB  make the run's directory, write job.toml and resolved.toml into it
+ * again then.
+ *   EFFECT_WRITE_JOB  make the run's directory, write job.toml and resolved.toml into it
  *   EFFECT_LAUNCH     write the plan, then the fence, spawn the launcher; then EVENT_LAUNCHED or
  *                     EVENT_LAUNCH_FAILED
  *   EFFECT_SIGNAL     send `signal` to what there is of the attempt
