@@ -19,6 +19,7 @@
 #include "proto/durable.h"
 #include "proto/jobspec.h"
 #include "proto/logline.h"
+#include "proto/utf8.h"
 #include "worker/notices.h"
 #include "worker/training.h"
 
@@ -256,15 +257,17 @@ struct rank_end {
 
 static void write_end(const struct rank *rank, const struct rank_end *end)
 {
-    char path[4096], host[256] = "";
+    char path[4096], host[256] = "", words[sizeof((struct fault *)0)->text];
     gethostname(host, sizeof host - 1);
+    snprintf(words, sizeof words, "%s", end->text);
+    utf8_repair(words); /* names of files are any bytes, and long words are cut anywhere */
     snprintf(path, sizeof path, "%s/rank-%u.end.json", rank->attempt_directory, rank->number);
 
     json_t *object =
         json_pack("{s:s, s:i, s:b, s:I, s:s, s:s, s:I, s:I}", "status", status_name(end->status),
                   "status_code", (int)end->status, "stopped", (int)end->stopped, "step",
-                  (json_int_t)end->step, "text", end->text, "host", host, "pid",
-                  (json_int_t)getpid(), "time_ms", (json_int_t)wall_clock_ms());
+                  (json_int_t)end->step, "text", words, "host", host, "pid", (json_int_t)getpid(),
+                  "time_ms", (json_int_t)wall_clock_ms());
     char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
     json_decref(object);
     struct fault fault;
@@ -295,10 +298,11 @@ static int finish(struct rank *rank, enum status status, const struct fault *fau
         notice_ended(rank->uplink, end.step, end.status, end.stopped, end.text);
         uplink_close(rank->uplink, LAST_WORDS_MS);
     }
+    /* Before anything is freed: messages to and from the gradients may be under way. */
+    if (!others_know) collective_abandon(rank->collective, exit_code);
     training_close(training);
     if (rank->plan) performer__plan__free_unpacked(rank->plan, NULL);
     jobspec_free(&rank->spec);
-    if (!others_know) collective_abandon(rank->collective, exit_code);
     collective_close(rank->collective);
     return exit_code;
 }

@@ -183,10 +183,9 @@ static enum status check_sums(struct training *t, uint64_t step, const struct st
     if (!isfinite(sums->loss) || !isfinite(sums->norm))
         return fault_set(
             fault, ST_DIVERGED,
-            "training diverged at step %llu: loss %g, gradient norm %g; the weights of "
-            "step %llu were kept. A lower optimizer.lr, more warmup, or a kernel whose "
-            "features are positive may help",
-            (unsigned long long)step, sums->loss, sums->norm, (unsigned long long)(step - 1));
+            "training diverged at step %llu: loss %g, gradient norm %g; the step was not taken. A lower "
+            "optimizer.lr, more warmup, or a kernel whose features are positive may help",
+            (unsigned long long)step, sums->loss, sums->norm);
     t->agreed = false;
     return ST_OK;
 }

@@ -101,6 +101,13 @@ for rank in 0 1; do
     [ "$(end_of diverged/attempt-1 $rank .status)" = diverged ] || fail "rank $rank does not know that the run diverged"
 done
 
+odd=$'r\xe9gime' # no UTF-8, which a file's name need not be
+run "$odd"
+"$write_plan" "$work/$odd" 1 nonce-1 1
+sed -i 's|^train = .*|train = "nowhere.txt"|' "$work/$odd/resolved.toml"
+ends 66 attempt "$odd" 1 1
+[[ "$(end_of "$odd/attempt-1" 0 .text)" == *"r?gime/nowhere.txt"* ]] || fail "no end of a run with an odd name"
+
 run unstartable
 "$write_plan" "$work/unstartable" 1 nonce-1 2
 mkdir "$work/unstartable/attempt-1/rank-1.log"
