@@ -1,5 +1,6 @@
 #include "worker/evaluate.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,26 @@ static int64_t smaller(int64_t a, int64_t b)
 static int64_t ceil_divide(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
+}
+
+/* Rows of validation shard `shard` come into the batch. */
+static void take_rows(struct training *t, int64_t shard)
+{
+    const int64_t micro_batch = t->setup.spec->train.micro_batch;
+    const int64_t first = shard * micro_batch;
+    t->batch.sequences = smaller(micro_batch, t->valid_sequences - first);
+    dataset_rows_at(t->valid, first, &t->batch);
+}
+
+/* Masked positions are the same at every evaluation: where there are none, it is better known now than after hours. */
+static bool predicts(struct training *t)
+{
+    for (int64_t shard = 0; shard < t->valid_shards; shard++) {
+        take_rows(t, shard);
+        for (int64_t i = 0; i < t->batch.sequences * t->batch.length; i++)
+            if (t->batch.targets[i] >= 0) return true;
+    }
+    return false;
 }
 
 enum status evaluate_prepare(struct training *t, struct fault *fault)
@@ -26,19 +47,19 @@ enum status evaluate_prepare(struct training *t, struct fault *fault)
     t->valid_mine = calloc((size_t)t->valid_shards_rank, sizeof *t->valid_mine);
     t->valid_all = calloc((size_t)(t->valid_shards_rank * ranks), sizeof *t->valid_all);
     t->valid_losses = calloc((size_t)t->valid_shards, sizeof *t->valid_losses);
-    if (t->valid_mine && t->valid_all && t->valid_losses) return ST_OK;
-    return fault_set(fault, ST_NO_MEMORY, "no memory for evaluations: lower evaluate.batches");
+    if (!t->valid_mine || !t->valid_all || !t->valid_losses)
+        return fault_set(fault, ST_NO_MEMORY, "no memory for evaluations: lower evaluate.batches");
+    if (predicts(t)) return ST_OK;
+    return fault_set(fault, ST_BAD_DATA,
+                     "the validation rows hold no token to predict; they are too few or too short");
 }
 
 static enum status run_shard(struct training *t, int64_t shard, struct shard_sums *sums)
 {
-    const int64_t micro_batch = t->setup.spec->train.micro_batch;
-    const int64_t first = shard * micro_batch;
     const struct performer_pass pass = {.training = false};
     struct loss loss;
 
-    t->batch.sequences = smaller(micro_batch, t->valid_sequences - first);
-    dataset_rows_at(t->valid, first, &t->batch);
+    take_rows(t, shard);
     enum status status = performer_forward(t->model, &t->stream, t->weights, &t->batch, &pass);
     if (status == ST_OK) status = performer_loss(t->model, &t->stream, &t->batch, false, &loss);
     if (status != ST_OK) return status;
@@ -80,8 +101,7 @@ enum status evaluate_run(struct training *t, double *valid_loss, struct fault *f
         counted += t->valid_all[shard].counted;
         correct += t->valid_all[shard].correct;
     }
-    if (counted == 0)
-        return fault_set(fault, ST_BAD_DATA, "the validation rows hold no token to predict");
+    assert(counted > 0);
     double loss = tree_sum(t->valid_losses, t->valid_shards) / (double)counted;
     tell(t, loss, (double)correct / (double)counted);
     *valid_loss = loss;

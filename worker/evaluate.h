@@ -5,7 +5,7 @@
 #include "worker/training.h"
 
 /* Makes room for evaluations of evaluate.batches * train.batch validation rows, or as many as there are.
- * ST_NO_MEMORY. Without validation data it does nothing. */
+ * ST_NO_MEMORY; ST_BAD_DATA: they hold no token to predict. Without validation data it does nothing. */
 enum status evaluate_prepare(struct training *training, struct fault *fault);
 
 /*

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "proto/logline.h"
@@ -31,6 +32,15 @@ static void lines_read(FILE *stream, uint64_t *attempt, long *length)
     }
 }
 
+static enum status lock_fault(const char *path, int error, struct fault *fault)
+{
+    if (error != EWOULDBLOCK) return fault_errno(fault, error, "could not lock %s", path);
+    return fault_set(fault, ST_BUSY,
+                     "another process trains into %s: use another directory, and Open MPI's mpirun "
+                     "for several ranks",
+                     path);
+}
+
 enum status metrics_file_open(const char *directory, struct metrics_file **file,
                               struct fault *fault)
 {
@@ -42,6 +52,11 @@ enum status metrics_file_open(const char *directory, struct metrics_file **file,
     if (!opened->stream) {
         status = fault_errno(fault, errno, "could not open %s", opened->path);
         goto free_file;
+    }
+    /* Held until the stream is closed. Ranks that a foreign launcher started would each think they are alone. */
+    if (flock(fileno(opened->stream), LOCK_EX | LOCK_NB) != 0) {
+        status = lock_fault(opened->path, errno, fault);
+        goto close_stream;
     }
     long length = 0;
     rewind(opened->stream);

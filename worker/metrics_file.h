@@ -13,7 +13,8 @@
 
 struct metrics_file;
 
-/* What a killed run left of its last line is removed. The directory must be there. ST_NOT_FOUND, ST_IO. */
+/* What a killed run left of its last line is removed. The directory must be there. ST_BUSY: another
+ * process has it open; ST_NOT_FOUND, ST_IO. */
 enum status metrics_file_open(const char *directory, struct metrics_file **file,
                               struct fault *fault);
 

@@ -43,6 +43,24 @@ says "text.txt"
 ends 0 alone exact --set 'attention.kind="softmax"' --set train.steps=1
 ends 0 alone performer --set "model.init=\"$work/exact/checkpoints/step-0000000001/model.safetensors\"" --set train.steps=1
 
+# ---- validation that has nothing to predict is no surprise after the first steps
+printf 'a\n' >"$work/tiny.txt"
+tiny=(--set model.causal=false --set 'data.packing="pad"' --set evaluate.every=20 --set "data.valid=\"$work/tiny.txt\"")
+ends 104 alone x "${tiny[@]}"
+says "validation rows hold no token to predict"
+! grep -q training-started "$work/log" || fail "it was found late"
+ends 0 alone masked "${tiny[@]}" --set "data.valid=\"$work/text.txt\"" --set evaluate.batches=1
+
+# ---- two runs in one directory
+alone shared --set train.steps=100000 </dev/null >/dev/null 2>&1 &
+holder=$!
+until grep -q '"step":3' "$work/shared/metrics.jsonl" 2>/dev/null; do sleep 0.05; done
+ends 88 alone shared
+says "another process trains into $work/shared/metrics.jsonl"
+hit TERM "$work/shared"
+wait "$holder" || fail "the first of two runs was disturbed"
+ends 0 alone shared --set train.steps=1
+
 # ---- a run that diverges: every rank says so, and no weights of it are kept
 ends 105 "${mpirun[@]}" -np 2 "$worker" --job "$work/job.toml" --output "$work/diverged" \
     --set optimizer.lr=1000 --set checkpoint.every=100
