@@ -205,14 +205,16 @@ static enum status update(struct training *t, uint64_t step, float scale, double
 {
     const struct params *params = t->params;
     const struct jobspec *spec = t->setup.spec;
+    /* The corrections are of the betas as the moments are made with, rounded: 1 - 0.9999f is not 1 - 0.9999. */
+    const float beta1 = (float)spec->optimizer.beta1, beta2 = (float)spec->optimizer.beta2;
     struct adamw adamw = {
         .scale = scale,
         .lr = (float)lr,
-        .beta1 = (float)spec->optimizer.beta1,
-        .beta2 = (float)spec->optimizer.beta2,
+        .beta1 = beta1,
+        .beta2 = beta2,
         .epsilon = (float)spec->optimizer.epsilon,
-        .correction1 = (float)(1.0 - power(spec->optimizer.beta1, step)),
-        .correction2 = (float)(1.0 - power(spec->optimizer.beta2, step)),
+        .correction1 = (float)(1.0 - power(beta1, step)),
+        .correction2 = (float)(1.0 - power(beta2, step)),
     };
 
     training_phase(t, step, PHASE_UPDATE);
