@@ -93,7 +93,7 @@ static inline floats lanes_exp2(floats x)
     const floats bounded = lanes_larger(lanes_of(-127.0f), x);
     const floats shifted = bounded + 0x1.8p23f;
     const floats r = bounded - (shifted - 0x1.8p23f);
-    const floats scale = (floats)(((ints)shifted << 23) + (127 << 23));
+    const floats scale = (floats)(((words)shifted << 23) + (127u << 23));
     floats p = lanes_fma(lanes_of(1.545316294e-4f), r, lanes_of(1.339086336e-3f));
     p = lanes_fma(p, r, lanes_of(9.618082557e-3f));
     p = lanes_fma(p, r, lanes_of(5.550357114e-2f));

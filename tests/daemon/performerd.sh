@@ -22,6 +22,7 @@ fail() {
 start() {
     local state=$1
     shift
+    : >"$work/ready" # an earlier one's word must not be taken for this one's
     "$bin/performerd" --foreground --state "$state" --listen "ipc://$state.sock" "$@" \
         >"$work/ready" 2>"$work/log" &
     pid=$!

@@ -108,6 +108,7 @@ daemon_stop
 note "no mpirun"
 tools=$(mktemp -d "$work/bin.XXXX")
 for tool in performerd performer-launch performer-worker; do ln -s "$bin/$tool" "$tools/"; done
+: >"$work/ready"
 (
     export PATH=$tools
     exec "$bin/performerd" --foreground --state "$state" --listen "$PERFORMERD_URL"

@@ -22,6 +22,7 @@ ctl() { "$bin/performerctl" "$@"; }
 
 # daemon_start [ARGUMENT...]: returns when the daemon can be used
 daemon_start() {
+    : >"$work/ready" # an earlier one's word must not be taken for this one's
     "$bin/performerd" --foreground --state "$state" --listen "$PERFORMERD_URL" "$@" \
         >"$work/ready" 2>>"$work/daemon.log" &
     daemon_pid=$!
