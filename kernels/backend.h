@@ -126,6 +126,17 @@ struct heads_view {
 };
 
 /*
+ * Each pair (x[2i], x[2i + 1]) of position l is turned by the pair's angle there: Su et al. 2021 (RoFormer), equation
+ * 34. With `back` by its negative: the inverse, and what takes a gradient back. An odd d: the last column stays.
+ */
+struct rotary {
+    int64_t batch, heads, length, head_dim;
+    bool back;
+    const float *table;  /* (L, d), of kernels/positions.h */
+    struct heads_view x; /* (B, H, L, d), in place */
+};
+
+/*
  * out = attention(q, k, v) by head: design section 6, paper equations (1)-(7), Algorithm 1.
  *
  * linformer (Wang et al. 2020, equation 7): softmax(q (E k)^T / sqrt(d)) (F v). A key that is masked is left

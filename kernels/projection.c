@@ -52,8 +52,8 @@ static double cosine(double x)
     return 1 - (0.5 * square + 0.5 * square * tail);
 }
 
-/* cos and sin of 2π turn / 2^53. The quarter turn is split off in integers, exactly. */
-static void unit_circle(uint64_t turn, double point[2])
+/* The quarter turn is split off in integers, exactly. */
+void unit_circle(uint64_t turn, double point[2])
 {
     const uint64_t quarter = (turn + ((uint64_t)1 << 50)) >> 51;
     const double x = (double)((int64_t)turn - (int64_t)(quarter << 51)) * 0x1p-51 * HALF_PI;

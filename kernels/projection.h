@@ -21,6 +21,9 @@ void gaussian_fill(uint64_t seed, enum purpose purpose, uint32_t layer, int64_t 
 void gaussian_draw(uint64_t seed, enum purpose purpose, uint32_t layer, uint32_t draw,
                    int64_t count, double scale, float *out);
 
+/* cos and sin of 2π turn / 2^53, turn < 2^53, by the same arithmetic. */
+void unit_circle(uint64_t turn, double point[2]);
+
 struct projection_draw {
     uint64_t seed;
     uint32_t layer;

@@ -10,6 +10,7 @@ struct shape {
     uint64_t columns;     /* of a row of features */
     uint64_t parts;       /* of the common product: q, k and v; q and v where keys are queries */
     uint64_t projections; /* floats of a layer's random matrices */
+    uint64_t positions;   /* floats of the table of fixed positions */
     uint64_t rows;        /* of a micro-shard */
 };
 
@@ -41,6 +42,18 @@ static uint64_t projection_floats(const struct jobspec *spec)
     }
 }
 
+static uint64_t position_floats(const struct jobspec *spec)
+{
+    switch (spec->model.positions) {
+    case POSITIONS_SINUSOIDAL:
+        return (uint64_t)(spec->data.length * spec->model.width);
+    case POSITIONS_ROTARY:
+        return (uint64_t)(spec->data.length * jobspec_head_dim(spec));
+    default: /* learned ones are parameters */
+        return 0;
+    }
+}
+
 static struct shape shape_of(const struct jobspec *spec)
 {
     return (struct shape){
@@ -55,6 +68,7 @@ static struct shape shape_of(const struct jobspec *spec)
         .columns = columns_of(spec),
         .parts = spec->attention.kind == ATTENTION_REFORMER ? 2 : 3,
         .projections = projection_floats(spec),
+        .positions = position_floats(spec),
         .rows = (uint64_t)(spec->train.micro_batch * spec->data.length),
     };
 }
@@ -163,7 +177,7 @@ void cost_of(const struct jobspec *spec, struct cost *cost)
     const double dense = PASSES * batch * dense_flops(&s);
 
     cost->parameters = parameters;
-    cost->bytes_weights = FLOAT_BYTES * (parameters + s.layers * s.projections);
+    cost->bytes_weights = FLOAT_BYTES * (parameters + s.layers * s.projections + s.positions);
     cost->bytes_gradients = FLOAT_BYTES * (parameters * gradient_buffers(shards) +
                                            exchange_floats(ranks, parameters, s.layers + 2));
     cost->bytes_moments = FLOAT_BYTES * 2 * parameters;

@@ -318,6 +318,19 @@ static void check_reformer(struct jobspec_reading *reading)
                    "`buckets` in [attention] is odd");
 }
 
+/* A pair of columns is what a position turns. */
+static void check_rotary(struct jobspec_reading *reading)
+{
+    const struct jobspec *spec = reading->spec;
+    if (!reading->good[KEY_model_positions] || spec->model.positions != POSITIONS_ROTARY) return;
+    if (!good(reading, KEY_model_heads, KEY_model_width) || spec->model.heads != spec->model.width)
+        return;
+    jobspec_report(reading, MISTAKE_ROTARY, place_of(reading, KEY_model_positions),
+                   "heads of one column have no pair to turn",
+                   "take fewer heads, or other positions",
+                   "positions = \"rotary\" does not go with `heads` equal to `width`");
+}
+
 static void check_attention(struct jobspec_reading *reading)
 {
     if (!reading->good[KEY_attention_kind]) return;
@@ -437,6 +450,7 @@ void jobspec_check(struct jobspec_reading *reading)
     check_name(reading);
     check_train(reading);
     check_shapes(reading);
+    check_rotary(reading);
     check_attention(reading);
     check_forward_size(reading);
     check_validation(reading);

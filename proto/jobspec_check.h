@@ -42,6 +42,7 @@ extern "C" {
     M(MISTAKE_CAUSAL, "E0508", SEVERITY_ERROR, "an attention that cannot be causal")              \
     M(MISTAKE_RANK, "E0509", SEVERITY_ERROR, "rank is more than length")                          \
     M(MISTAKE_BUCKETS, "E0510", SEVERITY_ERROR, "buckets is odd")                                 \
+    M(MISTAKE_ROTARY, "E0511", SEVERITY_ERROR, "rotary positions and heads of one column")        \
     M(WARNING_OBJECTIVE, "W0601", SEVERITY_WARNING, "next-token in a model that sees all tokens") \
     M(WARNING_WARMUP, "W0602", SEVERITY_WARNING, "the warm-up is longer than the training")
 

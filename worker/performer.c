@@ -6,6 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "kernels/positions.h"
 #include "kernels/projection.h"
 
 enum { REGION_ALIGN_BYTES = 64 };
@@ -43,6 +44,7 @@ struct performer {
     float *dwide;    /* (R, max(P D, M)) */
     float *ddropped; /* (R, D) dstream behind a dropout; dstream itself where nothing is dropped */
 
+    float *positions;        /* sinusoidal: (L, D); rotary: (L, d); else NULL */
     float *projections;      /* (layers, projection_floats) or NULL */
     double *projection_work; /* (projection_floats) */
 
@@ -179,6 +181,15 @@ static struct attention attention_of(const struct performer *m, int64_t layer,
     };
 }
 
+/* Queries, and keys, which lie behind them as so many further heads, turned in place; `back`: their gradients. */
+static void turn_heads(struct performer *m, float *qkv, const struct batch *batch, bool back)
+{
+    if (m->spec->model.positions != POSITIONS_ROTARY) return;
+    DO(m, rotary, .batch = batch->sequences, .heads = (m->parts - 1) * m->heads,
+       .length = m->length, .head_dim = m->head_dim, .back = back, .table = m->positions,
+       .x = q_view(m, qkv));
+}
+
 static void forward_layer(struct performer *m, int64_t layer, const float *w,
                           const struct batch *batch, float *output)
 {
@@ -190,6 +201,7 @@ static void forward_layer(struct performer *m, int64_t layer, const float *w,
        .bias = w + at->norm1_bias, .y = a->norm1, .mean = a->mean1, .rstd = a->rstd1);
     DO(m, linear, .rows = R, .in = D, .out = m->parts * D, .x = a->norm1,
        .weight = w + at->q_weight, .bias = w + at->q_bias, .y = a->qkv);
+    turn_heads(m, a->qkv, batch, false);
     const struct attention attention = attention_of(m, layer, batch);
     RUN(m, attention, &attention);
     DO(m, linear_residual,
@@ -230,6 +242,13 @@ static float *stream_into(const struct performer *m, int64_t layer)
     return layer < m->params->layers ? m->layer[layer].input : m->output;
 }
 
+/* What is added to the tokens' vectors, (L, D); NULL: nothing. */
+static const float *added_positions(const struct performer *m, const float *w)
+{
+    if (m->params->embedding.pos_embed >= 0) return w + m->params->embedding.pos_embed;
+    return m->spec->model.positions == POSITIONS_SINUSOIDAL ? m->positions : NULL;
+}
+
 static void forward(struct performer *m, const float *w, const struct batch *batch)
 {
     const int64_t R = batch->sequences * m->length, D = m->width, V = m->vocab;
@@ -237,8 +256,7 @@ static void forward(struct performer *m, const float *w, const struct batch *bat
     const struct head_offsets *head = &m->params->head;
 
     DO(m, embed, .rows = R, .width = D, .vocab = V, .ids = batch->ids,
-       .tokens = w + embedding->tok_embed,
-       .positions = embedding->pos_embed >= 0 ? w + embedding->pos_embed : NULL,
+       .tokens = w + embedding->tok_embed, .positions = added_positions(m, w),
        .dropout = dropout_at(m, SITE_EMBEDDING), .y = stream_into(m, 0));
     for (int64_t layer = 0; layer < m->params->layers; layer++)
         forward_layer(m, layer, w, batch, stream_into(m, layer + 1));
@@ -285,6 +303,7 @@ static void backward_layer(struct performer *m, int64_t layer, const float *w,
     DO(m, attention_backward, .forward = attention_of(m, layer, batch),
        .dout = row_view(m, m->dnarrow), .dq = q_view(m, m->dwide), .dk = k_view(m, m->dwide),
        .dv = v_view(m, m->dwide));
+    turn_heads(m, m->dwide, batch, true);
     DO(m, linear_backward, .rows = R, .in = D, .out = m->parts * D, .x = a->norm1,
        .weight = w + at->q_weight, .dy = m->dwide, .dx = m->dnarrow, .dweight = g + at->q_weight,
        .dbias = g + at->q_bias);
@@ -475,6 +494,23 @@ static enum status check_support(const struct performer *m, struct fault *fault)
                      attention_kind_text(attention.kind), m->backend->name, why_not);
 }
 
+/* Made once: they do not change. */
+static enum status make_positions(struct performer *m, struct fault *fault)
+{
+    const size_t bytes = performer_positions_bytes(m);
+    if (bytes == 0) return ST_OK;
+    m->positions = malloc(bytes);
+    if (!m->positions)
+        return fault_set(fault, ST_NO_MEMORY,
+                         "no memory for a table of positions: a smaller "
+                         "data.length takes less");
+    if (m->spec->model.positions == POSITIONS_SINUSOIDAL)
+        positions_sinusoidal(m->length, m->width, 1, m->positions);
+    else
+        positions_rotary(m->length, m->head_dim, m->positions);
+    return ST_OK;
+}
+
 static enum status allocate_projections(struct performer *m, struct fault *fault)
 {
     const size_t floats = (size_t)m->params->projection_floats;
@@ -512,6 +548,8 @@ enum status performer_new(const struct jobspec *spec, const struct params *param
     }
     status = check_support(model, fault);
     if (status != ST_OK) goto free_model;
+    status = make_positions(model, fault);
+    if (status != ST_OK) goto free_model;
     status = allocate_projections(model, fault);
     if (status != ST_OK) goto free_model;
     status = allocate(model, carve_activations, "activations", &model->activations,
@@ -536,6 +574,7 @@ void performer_free(struct performer *model)
     free(model->activations);
     free(model->projection_work);
     free(model->projections);
+    free(model->positions);
     free(model->layer);
     free(model);
 }
@@ -553,6 +592,18 @@ size_t performer_activation_bytes(const struct performer *model)
 size_t performer_saved_bytes(const struct performer *model)
 {
     return model->saved_bytes;
+}
+
+size_t performer_positions_bytes(const struct performer *model)
+{
+    switch (model->spec->model.positions) {
+    case POSITIONS_SINUSOIDAL:
+        return (size_t)(model->length * model->width) * sizeof(float);
+    case POSITIONS_ROTARY:
+        return (size_t)(model->length * model->head_dim) * sizeof(float);
+    default:
+        return 0;
+    }
 }
 
 float *performer_projections(struct performer *model)

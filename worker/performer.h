@@ -53,6 +53,9 @@ size_t performer_scratch_bytes(const struct performer *model);
 size_t performer_activation_bytes(const struct performer *model);
 size_t performer_saved_bytes(const struct performer *model);
 
+/* Bytes of the table of fixed positions, sinusoidal or rotary; part of what proto/cost.h counts as weights. */
+size_t performer_positions_bytes(const struct performer *model);
+
 /* (layers, projection_floats), to be filled by the caller; NULL where the attention has none. */
 float *performer_projections(struct performer *model);
 

@@ -153,7 +153,7 @@ static void check_cost(const struct training *t)
     struct cost cost;
     cost_of(spec, &cost);
     assert(cost.parameters == (uint64_t)t->params->floats);
-    assert(cost.bytes_weights == bytes + projections);
+    assert(cost.bytes_weights == bytes + projections + performer_positions_bytes(t->model));
     assert(cost.bytes_moments == 2 * bytes);
     assert(cost.bytes_gradients ==
            bytes * (uint64_t)t->gradient_buffers + (uint64_t)room * sizeof(float));

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "kernels/philox.h"
+#include "kernels/positions.h"
 #include "tests/kernels/naive.h"
 #include "tests/kernels/trial.h"
 
@@ -327,6 +328,34 @@ static enum status embed_backward_trial(const struct backend *backend, int threa
     return status;
 }
 
+/* ---- rotary positions ---- */
+
+/* `in` is d, two heads side by side in a row and 3 columns behind them that nobody may touch; bare: back. */
+static enum status rotary_trial(const struct backend *backend, int threads,
+                                const struct shape *shape, struct outcome *outcome)
+{
+    const int64_t r = shape->rows, d = shape->in, length = shape->length, row = 2 * d + 3;
+    float *x = trial_floats(1, r * row, 1), *table = trial_unwritten(length * d);
+    double *expected = trial_doubles(x, r * row);
+    positions_rotary(length, d, table);
+    for (int64_t i = 0; i < r; i++)
+        for (int64_t h = 0; h < 2; h++)
+            naive_rotary(d, (double)(shape->bare ? -(i % length) : i % length),
+                         expected + i * row + h * d);
+
+    const struct rotary op = {.batch = r / length,
+                              .heads = 2,
+                              .length = length,
+                              .head_dim = d,
+                              .back = shape->bare,
+                              .table = table,
+                              .x = {x, length * row, d, row}};
+    enum status status = TRIAL_RUN(backend, threads, rotary, &op);
+    outcome_add(outcome, "x", r * row, x, expected);
+    free(table);
+    return status;
+}
+
 /* ---- attention: favor here; all kinds in attention.c ---- */
 
 enum { HEADS = 2 };
@@ -594,6 +623,7 @@ static enum status adamw_trial(const struct backend *backend, int threads,
 #define TOLERANCE_layernorm_backward 2e-6
 #define TOLERANCE_embed              2e-7
 #define TOLERANCE_embed_backward     1e-6
+#define TOLERANCE_rotary             2e-7
 #define TOLERANCE_attention          2e-5 /* design section 6 */
 #define TOLERANCE_attention_backward 2e-5
 #define TOLERANCE_cross_entropy      1e-6

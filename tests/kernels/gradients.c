@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/positions.h"
 #include "tests/kernels/naive.h"
 #include "tests/kernels/trial.h"
 
@@ -339,5 +340,35 @@ Test(gradients, embed)
         outcome_free(&outcome);
         dense_free(&c);
         free(dy);
+    }
+}
+
+/* ---- rotary positions ---- */
+
+/* x (ROWS, 7): rows are positions; dy goes back in place. */
+static double rotary_loss(const void *context)
+{
+    const struct dense_case *c = context;
+    memcpy(c->y, c->x, ROWS * 7 * sizeof *c->y);
+    for (int l = 0; l < ROWS; l++) naive_rotary(7, l, c->y + l * 7);
+    return dot(c->dy, c->y, ROWS * 7);
+}
+
+Test(gradients, rotary)
+{
+    for (int each = 0; trial_backends()[each]; each++) {
+        const struct backend *backend = trial_backends()[each];
+        float *dy = trial_floats(1, ROWS * 7, 1), table[ROWS * 7];
+        struct dense_case c = {.x = trial_zeros(ROWS * 7),
+                               .dy = trial_doubles(dy, ROWS * 7),
+                               .y = trial_zeros(ROWS * 7)};
+        positions_rotary(ROWS, 7, table);
+        const struct rotary op = {1, 1, ROWS, 7, true, table, one_head(dy, 7)};
+        cr_assert_eq(TRIAL_RUN(backend, 2, rotary, &op), ST_OK);
+        struct outcome outcome = {0};
+        outcome_add(&outcome, "dx", ROWS * 7, dy, differences_new(rotary_loss, &c, c.x, ROWS * 7));
+        outcome_hold(&outcome, backend->name);
+        outcome_free(&outcome);
+        dense_free(&c);
     }
 }

@@ -349,6 +349,16 @@ void naive_attention_backward(const struct naive_attention *head, const double *
     free(key);
 }
 
+void naive_rotary(int64_t dim, double position, double *x)
+{
+    for (int64_t i = 0; 2 * i + 1 < dim; i++) {
+        const double angle = position * pow(10000, -2.0 * (double)i / (double)dim);
+        const double first = x[2 * i], second = x[2 * i + 1];
+        x[2 * i] = first * cos(angle) - second * sin(angle);
+        x[2 * i + 1] = first * sin(angle) + second * cos(angle);
+    }
+}
+
 void naive_linear(int64_t rows, int64_t in, int64_t out, const double *x, const double *weight,
                   const double *bias, double *y)
 {

@@ -35,6 +35,9 @@ void naive_attention(const struct naive_attention *head, double *out);
 void naive_attention_backward(const struct naive_attention *head, const double *dout, double *dq,
                               double *dk, double *dv);
 
+/* Turns each pair of x (d) by position * 10000^(-2 i / d). */
+void naive_rotary(int64_t dim, double position, double *x);
+
 /* y (R, out) = x wᵀ + bias; bias may be NULL */
 void naive_linear(int64_t rows, int64_t in, int64_t out, const double *x, const double *weight,
                   const double *bias, double *y);

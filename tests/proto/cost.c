@@ -40,6 +40,20 @@ Test(cost, parameters)
     cr_expect(cost_for(&spec).parameters == 22784 - 48 * 32);
 }
 
+/* No parameters, no moments; a table of L D or L d. */
+Test(cost, fixed_positions_are_a_table)
+{
+    struct jobspec spec = vectors_spec();
+    const uint64_t parameters = 22784 - 48 * 32;
+    spec.model.positions = POSITIONS_SINUSOIDAL;
+    cr_expect(cost_for(&spec).parameters == parameters);
+    cr_expect(cost_for(&spec).bytes_weights == 4 * (parameters + 2 * 32 * 8 + 48 * 32));
+    spec.model.positions = POSITIONS_ROTARY;
+    cr_expect(cost_for(&spec).parameters == parameters);
+    cr_expect(cost_for(&spec).bytes_weights == 4 * (parameters + 2 * 32 * 8 + 48 * 8));
+    cr_expect(cost_for(&spec).bytes_moments == 8 * parameters);
+}
+
 Test(cost, bytes_of_weights_and_moments)
 {
     struct jobspec spec = vectors_spec();

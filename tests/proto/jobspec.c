@@ -316,6 +316,7 @@ static const struct bad bad_files[] = {
     {8, "format = \"fasta\"\nvocab = 29", "E0505", 9, 1, 5, "leave it out"},
     {18, "kind = \"linformer\"\nrank = 128", "E0508", 18, 8, 11, "causal = false"},
     {18, "kind = \"reformer\"\nbuckets = 7", "E0510", 19, 11, 1, "even"},
+    {13, "heads = 64\npositions = \"rotary\"", "E0511", 14, 13, 8, "fewer heads"},
     {16, "objective = \"masked\"", "E0506", 16, 13, 8, "causal = false"},
     {16, "causal = false\nobjective = \"next-token\"", "W0601", 17, 13, 12, "learns to copy"},
     {21, "[optimizer]\nwarmup = 2001", "W0602", 22, 10, 4, "never reached"},
