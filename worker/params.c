@@ -9,8 +9,6 @@
 #include "kernels/philox.h"
 #include "kernels/projection.h"
 
-#define INITIAL_STD 0.02
-
 struct sizes {
     int64_t VOCAB, POSITIONS, KEYS, WIDTH, MLP, ONE;
 };

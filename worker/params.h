@@ -15,10 +15,13 @@
 #include "proto/safetensors.h"
 #include "proto/status.h"
 
+/* Standard deviation of what is NORMAL at the start, embeddings among it. */
+#define INITIAL_STD 0.02
+
 /*
  * T(field, name, rows, columns, initial), PyTorch orientation (out, in). Shape (rows), where columns is ONE. Of
  * POSITIONS or KEYS there may be no row; then there is no such tensor.
- * Initial values: NORMAL: N(0, 0.02²); RESIDUAL: the same over √(2 layers), for what is added to the residual
+ * Initial values: NORMAL: N(0, INITIAL_STD²); RESIDUAL: the same over √(2 layers), for what is added to the residual
  * stream (Radford et al. 2019, section 2.3); ONES and ZEROS.
  */
 #define EMBEDDING_TENSORS(T)                               \

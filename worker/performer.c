@@ -494,7 +494,11 @@ static enum status check_support(const struct performer *m, struct fault *fault)
                      attention_kind_text(attention.kind), m->backend->name, why_not);
 }
 
-/* Made once: they do not change. */
+/*
+ * Made once: they do not change. Vaswani et al. 2017 (sections 3.4 and 3.5) add sines of amplitude 1 to tokens times √D, which
+ * begin with a deviation of 1. Tokens begin smaller here, and the sines are smaller with them: at amplitude 1 they are all
+ * that a layer norm leaves, and a model learns nothing for a long time.
+ */
 static enum status make_positions(struct performer *m, struct fault *fault)
 {
     const size_t bytes = performer_positions_bytes(m);
@@ -505,7 +509,7 @@ static enum status make_positions(struct performer *m, struct fault *fault)
                          "no memory for a table of positions: a smaller "
                          "data.length takes less");
     if (m->spec->model.positions == POSITIONS_SINUSOIDAL)
-        positions_sinusoidal(m->length, m->width, 1, m->positions);
+        positions_sinusoidal(m->length, m->width, INITIAL_STD, m->positions);
     else
         positions_rotary(m->length, m->head_dim, m->positions);
     return ST_OK;

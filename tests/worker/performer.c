@@ -156,25 +156,33 @@ struct difference_case {
     enum attention_kind attention;
     bool causal, masked;
     double dropout;
+    enum positions positions;
 };
 
 ParameterizedTestParameters(performer, gradient_is_the_difference_of_the_loss)
 {
     static struct difference_case cases[] = {
-        {"reference", ATTENTION_FAVOR, true, false, 0.0},
-        {"reference", ATTENTION_FAVOR, false, true, 0.2},
-        {"reference", ATTENTION_SOFTMAX, true, false, 0.2},
-        {"reference", ATTENTION_SOFTMAX, false, true, 0.0},
-        {"reference", ATTENTION_IDENTITY, true, false, 0.2},
-        {"cpu", ATTENTION_FAVOR, true, false, 0.2},
-        {"cpu", ATTENTION_FAVOR, false, true, 0.0},
-        {"cpu", ATTENTION_SOFTMAX, true, false, 0.2},
-        {"reference", ATTENTION_LINFORMER, false, true, 0.0},
-        {"cpu", ATTENTION_LINFORMER, false, false, 0.2},
-        {"cpu", ATTENTION_LINFORMER, false, true, 0.0},
-        {"reference", ATTENTION_REFORMER, true, false, 0.2},
-        {"cpu", ATTENTION_REFORMER, true, false, 0.0},
-        {"cpu", ATTENTION_REFORMER, false, true, 0.2},
+        {"reference", ATTENTION_FAVOR, true, false, 0.0, POSITIONS_LEARNED},
+        {"reference", ATTENTION_FAVOR, false, true, 0.2, POSITIONS_LEARNED},
+        {"reference", ATTENTION_SOFTMAX, true, false, 0.2, POSITIONS_LEARNED},
+        {"reference", ATTENTION_SOFTMAX, false, true, 0.0, POSITIONS_LEARNED},
+        {"reference", ATTENTION_IDENTITY, true, false, 0.2, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_FAVOR, true, false, 0.2, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_FAVOR, false, true, 0.0, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_SOFTMAX, true, false, 0.2, POSITIONS_LEARNED},
+        {"reference", ATTENTION_LINFORMER, false, true, 0.0, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_LINFORMER, false, false, 0.2, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_LINFORMER, false, true, 0.0, POSITIONS_LEARNED},
+        {"reference", ATTENTION_REFORMER, true, false, 0.2, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_REFORMER, true, false, 0.0, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_REFORMER, false, true, 0.2, POSITIONS_LEARNED},
+        {"reference", ATTENTION_FAVOR, true, false, 0.2, POSITIONS_SINUSOIDAL},
+        {"cpu", ATTENTION_SOFTMAX, false, true, 0.0, POSITIONS_SINUSOIDAL},
+        {"reference", ATTENTION_SOFTMAX, true, false, 0.2, POSITIONS_ROTARY},
+        {"cpu", ATTENTION_FAVOR, true, false, 0.2, POSITIONS_ROTARY},
+        {"cpu", ATTENTION_SOFTMAX, false, true, 0.0, POSITIONS_ROTARY},
+        {"cpu", ATTENTION_LINFORMER, false, false, 0.0, POSITIONS_ROTARY},
+        {"cpu", ATTENTION_REFORMER, true, false, 0.0, POSITIONS_ROTARY},
     };
     return cr_make_param_array(struct difference_case, cases, sizeof cases / sizeof cases[0]);
 }
@@ -186,6 +194,7 @@ ParameterizedTest(struct difference_case *test, performer, gradient_is_the_diffe
     bench.spec.attention.kind = test->attention;
     bench.spec.model.causal = test->causal;
     bench.spec.model.dropout = test->dropout;
+    bench.spec.model.positions = test->positions;
     bench.spec.data.packing = test->masked ? PACKING_PAD : PACKING_CONCAT;
     bench_open(&bench, test->backend);
     fill(&bench);
@@ -280,6 +289,58 @@ Test(performer, padding_is_no_key)
         bench.batch.ids[5] = (bench.batch.ids[5] + 1) % 11;
         loss_of(&bench, false);
         cr_expect((performer_logits(bench.model)[0] == before) == padded, "packing %d", padded);
+        bench_close(&bench);
+    }
+}
+
+/* Logits of four tokens, in the order given, that stand at `first` and behind it; the other two places are padding. */
+static void logits_of_four(struct bench *bench, int first, const int32_t ids[4], float out[4 * 11])
+{
+    for (int i = 0; i < 6; i++) {
+        bench->batch.key_mask[i] = i >= first && i < first + 4;
+        if (bench->batch.key_mask[i]) bench->batch.ids[i] = ids[i - first];
+    }
+    loss_of(bench, false);
+    memcpy(out, performer_logits(bench->model) + first * 11, 4 * 11 * sizeof *out);
+}
+
+static double apart(const float *a, const float *b, int count)
+{
+    double largest = 0.0;
+    for (int i = 0; i < count; i++) largest = fmax(largest, fabs((double)a[i] - b[i]));
+    return largest;
+}
+
+/*
+ * What a model knows of places, by the logits of its last token. Without positions: nothing, not even the order. Rotary:
+ * distances, so a sequence may stand anywhere. Sinusoidal and learned: where each token stands.
+ */
+Test(performer, positions_tell_what_they_should)
+{
+    static const struct {
+        enum positions positions;
+        bool order, place;
+    } cases[] = {{POSITIONS_NONE, false, false},
+                 {POSITIONS_ROTARY, true, false},
+                 {POSITIONS_SINUSOIDAL, true, true},
+                 {POSITIONS_LEARNED, true, true}};
+    for (int i = 0; i < 8; i++) {
+        struct bench bench = {0};
+        float begin[4 * 11], moved[4 * 11], swapped[4 * 11];
+        small_job(&bench.spec);
+        bench.spec.model.positions = cases[i / 2].positions;
+        bench.spec.model.causal = false;
+        bench.spec.data.packing = PACKING_PAD;
+        bench.spec.attention.kind = i % 2 ? ATTENTION_FAVOR : ATTENTION_SOFTMAX;
+        bench_open(&bench, "cpu");
+        fill(&bench);
+        logits_of_four(&bench, 0, (const int32_t[]){3, 9, 1, 7}, begin);
+        logits_of_four(&bench, 2, (const int32_t[]){3, 9, 1, 7}, moved);
+        logits_of_four(&bench, 0, (const int32_t[]){9, 3, 1, 7}, swapped);
+        const double order = apart(begin + 33, swapped + 33, 11), place = apart(begin, moved, 44);
+        cr_expect(cases[i / 2].order == (order > 1e-4), "positions %d, order: %g", i / 2, order);
+        cr_expect(cases[i / 2].place || i % 2 || place < 2e-5, "positions %d: %g", i / 2, place);
+        cr_expect(!cases[i / 2].place || place > 1e-4, "positions %d, place: %g", i / 2, place);
         bench_close(&bench);
     }
 }
@@ -379,17 +440,22 @@ Test(performer, linformer_is_refused_where_it_would_be_causal)
 
 Test(performer, its_memory_is_what_the_cost_says)
 {
-    for (int variant = 0; variant < 8; variant++) {
+    for (int variant = 0; variant < 32; variant++) {
         struct bench bench = {0};
         struct cost cost;
         small_job(&bench.spec);
         bench.spec.attention.kind = variant & 4 ? ATTENTION_REFORMER : ATTENTION_FAVOR;
+        bench.spec.model.positions = (enum positions)(variant >> 3);
         bench.spec.model.dropout = variant & 1 ? 0.1 : 0.0;
         bench.spec.model.mlp = variant & 2 ? 100 : 12;
         bench_open(&bench, "cpu");
         cost_of(&bench.spec, &cost);
         cr_expect(cost.parameters == (uint64_t)bench.params->floats);
         cr_expect(cost.bytes_activations == performer_activation_bytes(bench.model));
+        cr_expect(cost.bytes_weights ==
+                  4 * (uint64_t)(bench.params->floats +
+                                 bench.params->layers * bench.params->projection_floats) +
+                      performer_positions_bytes(bench.model));
         bench_close(&bench);
     }
 }
