@@ -20,6 +20,7 @@ enum purpose {
     PURPOSE_KEY_PROJECTION = 7,   /* linformer, E; layer; index: (element / 2, draw) */
     PURPOSE_VALUE_PROJECTION = 8, /* linformer, F; the same */
     PURPOSE_ROTATIONS = 9,        /* reformer; the same */
+    PURPOSE_ROW_SAMPLE = 10, /* layer; index: (sequence, head, count); worker/approximation.h */
 };
 
 struct philox_words {

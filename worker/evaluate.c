@@ -1,8 +1,13 @@
 #include "worker/evaluate.h"
 
 #include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "worker/report_items.h"
 
 static int64_t smaller(int64_t a, int64_t b)
 {
@@ -34,6 +39,38 @@ static bool predicts(struct training *t)
     return false;
 }
 
+/* The shape of a layer's attention, on a whole micro-shard. */
+static struct attention measured_attention(const struct jobspec *spec)
+{
+    const int64_t head_dim = jobspec_head_dim(spec);
+    return (struct attention){
+        .kind = spec->attention.kind,
+        .kernel = spec->attention.kernel,
+        .batch = spec->train.micro_batch,
+        .heads = spec->model.heads,
+        .length = spec->data.length,
+        .head_dim = head_dim,
+        .value_dim = head_dim,
+        .features = spec->attention.features,
+    };
+}
+
+static enum status prepare_measurement(struct training *t, struct fault *fault)
+{
+    if (!approximation_measurable(t->setup.spec->attention.kind)) return ST_OK;
+    const struct attention attention = measured_attention(t->setup.spec);
+    const size_t layers = (size_t)t->params->layers;
+    const size_t ranks = (size_t)collective_ranks(t->setup.collective);
+
+    t->approximations = calloc(layers, sizeof *t->approximations);
+    t->approximations_all = calloc(ranks * layers, sizeof *t->approximations_all);
+    t->approximation_work =
+        calloc(1, approximation_work_bytes(&attention, team_threads(t->stream.team)));
+    if (t->approximations && t->approximations_all && t->approximation_work) return ST_OK;
+    return fault_set(fault, ST_NO_MEMORY,
+                     "no memory to measure features: a smaller [attention] takes less");
+}
+
 enum status evaluate_prepare(struct training *t, struct fault *fault)
 {
     if (!t->valid) return ST_OK;
@@ -49,14 +86,24 @@ enum status evaluate_prepare(struct training *t, struct fault *fault)
     t->valid_losses = calloc((size_t)t->valid_shards, sizeof *t->valid_losses);
     if (!t->valid_mine || !t->valid_all || !t->valid_losses)
         return fault_set(fault, ST_NO_MEMORY, "no memory for evaluations: lower evaluate.batches");
-    if (predicts(t)) return ST_OK;
+    if (predicts(t)) return prepare_measurement(t, fault);
     return fault_set(fault, ST_BAD_DATA,
                      "the validation rows hold no token to predict; they are too few or too short");
 }
 
+static void measure_layer(void *context, int64_t layer, const struct attention *attention)
+{
+    struct training *t = context;
+    approximation_measure(attention, (uint64_t)t->setup.spec->job.seed, (uint32_t)layer,
+                          t->stream.team, t->approximation_work, &t->approximations[layer]);
+}
+
+/* Features are measured on the first shard, which is rank 0's. */
 static enum status run_shard(struct training *t, int64_t shard, struct shard_sums *sums)
 {
-    const struct performer_pass pass = {.training = false};
+    const bool measured = t->approximations && shard == 0;
+    const struct performer_pass pass = {
+        .training = false, .attended = measured ? measure_layer : NULL, .context = t};
     struct loss loss;
 
     take_rows(t, shard);
@@ -78,6 +125,48 @@ static void tell(struct training *t, double loss, double accuracy)
     t->entropy_told = true;
 }
 
+static void tell_layer(struct training *t, const char *name, int64_t layer, double value)
+{
+    char full[METRIC_NAME_MAX];
+    snprintf(full, sizeof full, "%s.%" PRId64, name, layer);
+    uplink_metric(t->setup.uplink, t->state.step, full, value);
+}
+
+static void tell_approximations(struct training *t)
+{
+    if (!t->approximations || collective_rank(t->setup.collective) != 0) return;
+    const struct jobspec *spec = t->setup.spec;
+    const bool has_exact = approximation_has_exact(spec->attention.kind, spec->attention.kernel);
+
+    for (int64_t layer = 0; layer < t->params->layers; layer++) {
+        const struct approximation *of = &t->approximations[layer];
+        if (has_exact) tell_layer(t, "kernel_error", layer, of->error);
+        tell_layer(t, "denominator_min", layer, of->denominator_min);
+        tell_layer(t, "saturated", layer, of->saturated);
+        if (jobspec_has_projection(spec)) tell_layer(t, "orthogonality", layer, of->orthogonality);
+    }
+}
+
+/* What rank 0 has measured, to all: they decide by it alike. */
+static enum status share_approximations(struct training *t, struct fault *fault)
+{
+    if (!t->approximations) return ST_OK;
+    const size_t bytes = (size_t)t->params->layers * sizeof *t->approximations;
+    enum status status = collective_gather(t->setup.collective, t->approximations, bytes,
+                                           t->approximations_all, fault);
+    if (status == ST_OK) memcpy(t->approximations, t->approximations_all, bytes);
+    return status;
+}
+
+double evaluate_largest_error(const struct training *t, int64_t *layer)
+{
+    int64_t worst = 0;
+    for (int64_t i = 1; i < t->params->layers && !isnan(t->approximations[worst].error); i++)
+        if (!(t->approximations[i].error <= t->approximations[worst].error)) worst = i;
+    *layer = worst;
+    return t->approximations[worst].error;
+}
+
 enum status evaluate_run(struct training *t, double *valid_loss, struct fault *fault)
 {
     const int64_t begin = collective_rank(t->setup.collective) * t->valid_shards_rank;
@@ -93,6 +182,7 @@ enum status evaluate_run(struct training *t, double *valid_loss, struct fault *f
     enum status status = collective_gather(t->setup.collective, t->valid_mine,
                                            (size_t)t->valid_shards_rank * sizeof *t->valid_mine,
                                            t->valid_all, fault);
+    if (status == ST_OK) status = share_approximations(t, fault);
     if (status != ST_OK) return status;
 
     int64_t counted = 0, correct = 0;
@@ -104,6 +194,7 @@ enum status evaluate_run(struct training *t, double *valid_loss, struct fault *f
     assert(counted > 0);
     double loss = tree_sum(t->valid_losses, t->valid_shards) / (double)counted;
     tell(t, loss, (double)correct / (double)counted);
+    tell_approximations(t);
     *valid_loss = loss;
     return ST_OK;
 }

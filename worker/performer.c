@@ -190,6 +190,13 @@ static void turn_heads(struct performer *m, float *qkv, const struct batch *batc
        .x = q_view(m, qkv));
 }
 
+static void show_attention(struct performer *m, int64_t layer, const struct attention *attention)
+{
+    if (!m->pass.attended) return;
+    if (m->status == ST_OK) m->status = m->backend->sync(m->stream);
+    if (m->status == ST_OK) m->pass.attended(m->pass.context, layer, attention);
+}
+
 static void forward_layer(struct performer *m, int64_t layer, const float *w,
                           const struct batch *batch, float *output)
 {
@@ -204,6 +211,7 @@ static void forward_layer(struct performer *m, int64_t layer, const float *w,
     turn_heads(m, a->qkv, batch, false);
     const struct attention attention = attention_of(m, layer, batch);
     RUN(m, attention, &attention);
+    show_attention(m, layer, &attention);
     DO(m, linear_residual,
        .linear = {.rows = R,
                   .in = D,

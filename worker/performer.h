@@ -30,11 +30,15 @@ struct performer_hooks {
     void (*bucket_done)(void *context, int bucket);
 };
 
-/* Which dropout: the step (from 1) and the shard's first sequence in the global batch. */
+/* Which dropout: the step (from 1) and the shard's first sequence in the global batch; and who looks on. */
 struct performer_pass {
     bool training; /* false: nothing is dropped, nothing kept for a backward pass */
     uint64_t step;
     int64_t first_sequence;
+    /* Called behind the attention of each layer, with its arguments and its out filled; NULL: nobody looks. What they
+     * point to need not hold beyond the call. */
+    void (*attended)(void *context, int64_t layer, const struct attention *attention);
+    void *context;
 };
 
 /*

@@ -445,6 +445,9 @@ void training_close(struct training *t)
     free(t->replay);
     free(t->optimizer_entries);
     free(t->model_entries);
+    free(t->approximation_work);
+    free(t->approximations_all);
+    free(t->approximations);
     free(t->valid_losses);
     free(t->valid_all);
     free(t->valid_mine);

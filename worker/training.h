@@ -14,6 +14,7 @@
 #include "proto/jobspec.h"
 #include "proto/performer.pb-c.h"
 #include "proto/status.h"
+#include "worker/approximation.h"
 #include "worker/checkpoint.h"
 #include "worker/collective.h"
 #include "worker/dataset.h"
@@ -65,6 +66,12 @@ struct training {
     struct shard_sums *valid_all;          /* (ranks, valid_shards_rank) */
     double *valid_losses;                  /* (valid_shards) */
     bool entropy_told;
+
+    /* Of the last evaluation, the same on all ranks; NULL where the attention is not measured. */
+    struct approximation *approximations; /* (layers) */
+    struct approximation
+        *approximations_all;  /* (ranks, layers): as gathered, only rank 0's filled */
+    void *approximation_work; /* rank 0 */
 
     struct tensor_entry *model_entries, *optimizer_entries; /* for checkpoints; rank 0 */
     size_t model_entry_count, optimizer_entry_count;
