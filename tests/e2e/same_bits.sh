@@ -39,6 +39,7 @@ TOML
 
 daemon_start
 expected=""
+expected_error=""
 
 # submit NAME [--set ...]: sets $run
 submit() {
@@ -54,6 +55,11 @@ same() {
     sum=$(weights "$run" 40)
     [ -n "$expected" ] || expected=$sum
     [ "$sum" = "$expected" ] || fail "$1: $sum, not $expected"
+    local error
+    error=$(ctl metrics "$run" --name kernel_error.1 --json | jq -c '[.step, .value]')
+    [ "$(wc -l <<<"$error")" -eq 2 ] || fail "$1: not one error of the approximation for each evaluation: $error"
+    [ -n "$expected_error" ] || expected_error=$error
+    [ "$error" = "$expected_error" ] || fail "$1: the error of the approximation is $error, not $expected_error"
     note "$1: $sum"
 }
 
