@@ -71,7 +71,10 @@ static void print_attention(const struct job_file *job, const struct cost *cost)
     printf("attention   %s, %.0f%% of the work\n", kind, share * 100);
     if (job->spec.attention.kind != ATTENTION_FAVOR || cost->flops_step_exact <= 0) return;
     double ratio = cost->flops_step_exact / cost->flops_step;
-    if (ratio < 1)
+    if (ratio < 1 && ratio >= 0.99)
+        printf("            exact attention would take the same work at length %" PRId64 "\n",
+               job->spec.data.length);
+    else if (ratio < 1)
         printf("            exact attention would be cheaper at length %" PRId64
                ": a step takes %.2f of this work with attention.kind = \"softmax\"\n",
                job->spec.data.length, ratio);

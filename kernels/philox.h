@@ -16,7 +16,6 @@ enum purpose {
     PURPOSE_ORDER = 3,            /* index: (round, half, epoch) of the permutation of rows */
     PURPOSE_DROPOUT = 4,          /* layer: site; index: (step, sequence, position and column) */
     PURPOSE_MASKING = 5,          /* index: (step, sequence, position) */
-    PURPOSE_SPLIT = 6,            /* training or validation, by a record's hash */
     PURPOSE_KEY_PROJECTION = 7,   /* linformer, E; layer; index: (element / 2, draw) */
     PURPOSE_VALUE_PROJECTION = 8, /* linformer, F; the same */
     PURPOSE_ROTATIONS = 9,        /* reformer; the same */

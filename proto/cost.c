@@ -130,7 +130,8 @@ static double reformer_pairs(const struct jobspec *spec, const struct shape *s)
 
 /*
  * Operations of attention on one sequence, both passes, all layers and heads.
- *   favor      projections of queries and keys, the sum of phi(k) [v 1], and phi(q) with it (paper, Algorithm 1)
+ *   favor      projections of queries and keys, with one product each in the backward pass, since the projection has no
+ *              gradient; the sum of phi(k) [v 1], and phi(q) with it (paper, Algorithm 1)
  *   softmax    q k and the weighted sum of v, over the keys that a query sees
  *   linformer  E k and F v, each with one product in the backward pass; scores of r keys and the weighted sum
  *   reformer   q R, with none in the backward pass; scores and weighted sums by chunk
@@ -145,7 +146,7 @@ static double attention_flops(const struct jobspec *spec, const struct shape *s,
     const double heads = (double)(s->layers * s->heads);
     switch (kind) {
     case ATTENTION_FAVOR:
-        return PASSES * heads * L * (2.0 * 2.0 * m * d + 2.0 * 2.0 * n * (d + 1.0));
+        return heads * L * (2.0 * 2.0 * 2.0 * m * d + PASSES * 2.0 * 2.0 * n * (d + 1.0));
     case ATTENTION_SOFTMAX:
         return PASSES * heads * L * keys * (2.0 * d + 2.0 * d);
     case ATTENTION_LINFORMER:
