@@ -11,6 +11,12 @@
  *      taken in a fixed order: same inputs, same bits, for any number of threads.
  *   4. It enqueues on the stream; only `sync` waits. On a CPU it is done when it returns.
  *
+ * Precision: in bf16 both inputs of a matrix product are rounded to bf16 (kernels/bf16.h), and summed in fp32. All else
+ * stays fp32: what operations read and write, biases, exponentials, sums, division, the running state of attention, and two
+ * products whose rounding would be blown up, by an exponential and by a choice: x with the projection of favor (but
+ * not what comes back through it), and with the rotations of reformer. Which products an attention consists of, and
+ * so where it rounds, is the backend's own.
+ *
  * Matrices are row-major and contiguous unless a stride is given; sizes and strides count elements.
  * R rows are B * L: sequence b, position l is row b * L + l.
  */
@@ -47,6 +53,7 @@ struct linear {
     const float *weight; /* (out, in) */
     const float *bias;   /* (out) or NULL */
     float *y;            /* (R, out) */
+    enum precision precision;
 };
 
 /* dx = dy w, dweight = dyᵀ x, dbias = column sums of dy */
@@ -55,6 +62,7 @@ struct linear_backward {
     const float *x, *weight, *dy; /* (R, in) (out, in) (R, out) */
     float *dx;                    /* (R, in) or NULL */
     float *dweight, *dbias;       /* (out, in), (out) or NULL */
+    enum precision precision;
 };
 
 /* u = x wᵀ + bias, y = gelu(u) with the exact erf */
@@ -158,6 +166,7 @@ struct rotary {
 struct attention {
     enum attention_kind kind;
     enum attention_kernel kernel; /* favor */
+    enum precision precision;
     bool causal;
     float epsilon; /* favor */
     int64_t batch, heads, length, head_dim, value_dim;

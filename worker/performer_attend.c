@@ -33,7 +33,7 @@ static const char USAGE[] =
     "\n"
     "  --out FILE            where out (and dq, dk, dv) go\n"
     "  --backend NAME        reference or cpu [cpu]\n"
-    "  --precision NAME      fp32 [fp32]\n"
+    "  --precision NAME      fp32 or bf16 [fp32]\n"
     "  --threads N           threads [as many as there are cores]\n"
     "  --bench N             time N more runs of each pass and print the medians\n"
     "  --help                this text\n"
@@ -44,6 +44,7 @@ static const char USAGE[] =
 struct request {
     const char *case_path, *out_path;
     const struct backend *backend;
+    enum precision precision;
     int threads;
     int bench; /* runs to time, 0: none */
 };
@@ -94,14 +95,10 @@ static enum status backend_parse(const char *name, const struct backend **backen
     return ST_OK;
 }
 
-static enum status precision_check(const char *name, struct fault *fault)
+static enum status precision_parse(const char *name, enum precision *precision, struct fault *fault)
 {
-    enum precision precision;
-    if (!precision_from_text(name, &precision))
-        return fault_set(fault, ST_INVALID, "--precision is fp32, not '%s'", name);
-    if (precision != PRECISION_FP32)
-        return fault_set(fault, ST_UNSUPPORTED, "--precision %s is not built yet; take fp32", name);
-    return ST_OK;
+    if (precision_from_text(name, precision)) return ST_OK;
+    return fault_set(fault, ST_INVALID, "--precision is fp32 or bf16, not '%s'", name);
 }
 
 enum option_code {
@@ -124,7 +121,7 @@ static enum status option_take(int code, const char *value, struct request *requ
     case OPTION_BACKEND:
         return backend_parse(value, &request->backend, fault);
     case OPTION_PRECISION:
-        return precision_check(value, fault);
+        return precision_parse(value, &request->precision, fault);
     case OPTION_THREADS:
         return count_parse("--threads", value, THREADS_MAX, &request->threads, fault);
     case OPTION_BENCH:
@@ -400,6 +397,7 @@ static enum status case_read(const struct request *request, struct attend *atten
     struct safetensors *file;
     enum status status = safetensors_open(request->case_path, &file, fault);
     if (status != ST_OK) return status;
+    attend->call.precision = request->precision;
     status = options_read(file, request->backend, &attend->call, fault);
     if (status == ST_OK) status = tensors_read(file, attend, fault);
     if (status != ST_OK) fault_wrap(fault, "%s", request->case_path);
@@ -539,7 +537,7 @@ static enum status results_write(const struct request *request, const struct att
     snprintf(threads, sizeof threads, "%d", request->threads);
     const struct metadata_entry metadata[] = {
         {"backend", request->backend->name},
-        {"precision", precision_text(PRECISION_FP32)},
+        {"precision", precision_text(call->precision)},
         {"threads", threads},
     };
     return safetensors_write(request->out_path, entries, attend->backward ? 4 : 1, metadata, 3,

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/reference/reference.h"
 
 /* What each instruction set's objects define: every operation, so a forgotten one does not link. */
 #define ISA_OP(isa, op)                                                              \
@@ -12,12 +13,15 @@
 #define OP_GENERIC(op) ISA_OP(generic, op)
 #define OP_V3(op)      ISA_OP(v3, op)
 #define OP_V4(op)      ISA_OP(v4, op)
+#define OP_V4_BF16(op) ISA_OP(v4_bf16, op)
 BACKEND_OPS(OP_GENERIC)
 BACKEND_OPS(OP_V3)
 BACKEND_OPS(OP_V4)
+BACKEND_OPS(OP_V4_BF16)
 #undef OP_GENERIC
 #undef OP_V3
 #undef OP_V4
+#undef OP_V4_BF16
 #undef ISA_OP
 
 #define ISA_SAVED(isa, text) size_t cpu_##isa##_attention_saved_floats(const struct attention *);
@@ -52,6 +56,27 @@ static void fill_v4(struct backend *backend)
     backend->attention_saved_floats = cpu_v4_attention_saved_floats;
 }
 
+static void fill_v4_bf16(struct backend *backend)
+{
+#define SLOT(op) ISA_SLOT(v4_bf16, op)
+    BACKEND_OPS(SLOT)
+#undef SLOT
+    backend->attention_saved_floats = cpu_v4_bf16_attention_saved_floats;
+}
+
+static bool attention_supported(const struct attention *arguments, const char **why_not)
+{
+    if (!reference_attention_supported(arguments, why_not)) return false;
+    switch (arguments->precision) {
+    case PRECISION_FP32:
+        return true;
+    case PRECISION_BF16:
+        *why_not = "bf16 is not built yet for this attention";
+        return arguments->kind == ATTENTION_IDENTITY;
+    }
+    return false;
+}
+
 static bool runs_generic(void)
 {
     return true;
@@ -70,6 +95,11 @@ static bool runs_v4(void)
            __builtin_cpu_supports("avx512vl");
 }
 
+static bool runs_v4_bf16(void)
+{
+    return runs_v4() && __builtin_cpu_supports("avx512bf16");
+}
+
 static const struct isa {
     const char *text, *description;
     bool (*runs)(void);
@@ -85,6 +115,7 @@ enum { ISAS = sizeof isas / sizeof isas[0] };
 static void isa_fill(const struct isa *isa, struct backend *backend)
 {
     isa->fill(backend);
+    backend->attention_supported = attention_supported;
     backend->description = isa->description;
 }
 

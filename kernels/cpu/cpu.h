@@ -5,11 +5,12 @@
 
 #include "kernels/backend.h"
 
-/* The instruction sets it is built for, the best one last. ISA(name, text) */
+/* The instruction sets it is built for, the best one last. Bits of fp32 are the same with the last two. ISA(name, text) */
 #define CPU_ISAS(ISA)      \
     ISA(generic, "x86-64") \
     ISA(v3, "x86-64-v3")   \
-    ISA(v4, "x86-64-v4")
+    ISA(v4, "x86-64-v4")   \
+    ISA(v4_bf16, "x86-64-v4 with bf16")
 
 /* Puts the operations for the best instruction set of this machine in the place of what the table holds. */
 void cpu_backend_override(struct backend *backend);

@@ -15,6 +15,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/reference/product.h"
+
 /* Features of all rows on one side, and what their derivative needs. Column j belongs to the projection
  * p_i = ω_i . x̃ with i = j mod r; a row of 2 r columns has the second half's sign or function. */
 struct features {
@@ -80,6 +82,11 @@ static struct features features_take(const struct favor *favor, double **scratch
                              .value = take(scratch, l * n),
                              .slope = take(scratch, l * n),
                              .growth = take(scratch, l * n)};
+}
+
+static double input(const struct favor *favor, double x)
+{
+    return product_input(favor->head->call->precision, x);
 }
 
 static double project(const struct favor *favor, const float *x, int64_t i)
@@ -224,7 +231,7 @@ static void features_map(const struct favor *favor, struct features *features)
         const double epsilon = row_epsilon(favor, features->shift[l]);
         for (int64_t j = 0; j < favor->count; j++) {
             const struct column column = column_of(favor, features, l, j);
-            features->value[l * favor->count + j] = (column.value + epsilon) * norm;
+            features->value[l * favor->count + j] = input(favor, (column.value + epsilon) * norm);
             features->slope[l * favor->count + j] = column.slope * norm;
             features->growth[l * favor->count + j] = column.growth * norm;
         }
@@ -289,7 +296,7 @@ static void state_add_key(const struct favor *favor, int64_t s)
     const double *phi = favor->key.value + s * favor->count;
     for (int64_t i = 0; i < favor->count; i++) {
         for (int64_t j = 0; j < favor->width; j++)
-            favor->sums[i * favor->width + j] += phi[i] * v[j];
+            favor->sums[i * favor->width + j] += phi[i] * input(favor, v[j]);
         favor->weights[i] += phi[i];
     }
 }
@@ -302,8 +309,8 @@ static double state_query(const struct favor *favor, int64_t t)
     for (int64_t j = 0; j < favor->width; j++) favor->row[j] = 0;
     for (int64_t i = 0; i < favor->count; i++) {
         for (int64_t j = 0; j < favor->width; j++)
-            favor->row[j] += phi[i] * favor->sums[i * favor->width + j];
-        denominator += phi[i] * favor->weights[i];
+            favor->row[j] += phi[i] * input(favor, favor->sums[i * favor->width + j]);
+        denominator += phi[i] * input(favor, favor->weights[i]);
     }
     return denominator;
 }
@@ -355,7 +362,7 @@ static void features_backward(const struct favor *favor, const struct features *
     for (int64_t j = 0; j < favor->dim; j++) {
         double sum = total * (row[j] * favor->scale);
         for (int64_t i = 0; i < r && favor->kernel != KERNEL_ELU1; i++)
-            sum += favor->row[i] * projection[i * favor->dim + j];
+            sum += input(favor, favor->row[i]) * input(favor, projection[i * favor->dim + j]);
         if (favor->kernel == KERNEL_ELU1) sum += favor->row[j];
         row_at(dx, l)[j] = (float)(sum * favor->scale);
     }
@@ -374,9 +381,9 @@ static void visit_query_backward(const struct favor *favor, int64_t t)
         *drho -= denominator == 0 ? 0 : dy[j] * (favor->row[j] / denominator);
     }
     for (int64_t i = 0; i < favor->count; i++) {
-        favor->row[i] = *drho * favor->weights[i];
+        favor->row[i] = input(favor, *drho) * input(favor, favor->weights[i]);
         for (int64_t j = 0; j < favor->width; j++)
-            favor->row[i] += favor->sums[i * favor->width + j] * dy[j];
+            favor->row[i] += input(favor, favor->sums[i * favor->width + j]) * input(favor, dy[j]);
     }
     features_backward(favor, &favor->query, favor->head->q, favor->head->dq, t);
 }
@@ -389,8 +396,9 @@ static void state_add_query(const struct favor *favor, int64_t t)
     const double *phi = favor->query.value + t * favor->count;
     for (int64_t i = 0; i < favor->count; i++) {
         for (int64_t j = 0; j < favor->width; j++)
-            favor->sums[i * favor->width + j] += phi[i] * favor->dy[t * favor->width + j];
-        favor->weights[i] += phi[i] * favor->drho[t];
+            favor->sums[i * favor->width + j] +=
+                phi[i] * input(favor, favor->dy[t * favor->width + j]);
+        favor->weights[i] += phi[i] * input(favor, favor->drho[t]);
     }
 }
 
@@ -409,13 +417,13 @@ static void visit_key_backward(const struct favor *favor, int64_t s)
     for (int64_t j = 0; j < favor->width; j++) {
         double sum = 0;
         for (int64_t i = 0; i < favor->count; i++)
-            sum += favor->sums[i * favor->width + j] * phi[i];
+            sum += input(favor, favor->sums[i * favor->width + j]) * phi[i];
         dv[j] = (float)sum;
     }
     for (int64_t i = 0; i < favor->count; i++) {
         favor->row[i] = favor->weights[i];
         for (int64_t j = 0; j < favor->width; j++)
-            favor->row[i] += favor->sums[i * favor->width + j] * v[j];
+            favor->row[i] += input(favor, favor->sums[i * favor->width + j]) * input(favor, v[j]);
     }
     features_backward(favor, &favor->key, favor->head->k, favor->head->dk, s);
 }

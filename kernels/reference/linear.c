@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "kernels/dropout.h"
+#include "kernels/reference/product.h"
 
 REFERENCE_WITHOUT_SCRATCH(linear)
 REFERENCE_WITHOUT_SCRATCH(linear_backward)
@@ -14,7 +15,8 @@ static double product(const struct linear *linear, int64_t row, int64_t column)
 {
     const float *x = linear->x + row * linear->in, *weight = linear->weight + column * linear->in;
     double sum = linear->bias ? linear->bias[column] : 0;
-    for (int64_t i = 0; i < linear->in; i++) sum += (double)x[i] * weight[i];
+    for (int64_t i = 0; i < linear->in; i++)
+        sum += product_input(linear->precision, x[i]) * product_input(linear->precision, weight[i]);
     return sum;
 }
 
@@ -33,7 +35,8 @@ static void input_gradient(const struct linear_backward *a)
         for (int64_t i = 0; i < a->in; i++) {
             double sum = 0;
             for (int64_t o = 0; o < a->out; o++)
-                sum += (double)a->dy[r * a->out + o] * a->weight[o * a->in + i];
+                sum += product_input(a->precision, a->dy[r * a->out + o]) *
+                       product_input(a->precision, a->weight[o * a->in + i]);
             a->dx[r * a->in + i] = (float)sum;
         }
     }
@@ -45,7 +48,8 @@ static void weight_gradient(const struct linear_backward *a)
         for (int64_t i = 0; i < a->in; i++) {
             double sum = 0;
             for (int64_t r = 0; r < a->rows; r++)
-                sum += (double)a->dy[r * a->out + o] * a->x[r * a->in + i];
+                sum += product_input(a->precision, a->dy[r * a->out + o]) *
+                       product_input(a->precision, a->x[r * a->in + i]);
             a->dweight[o * a->in + i] = (float)sum;
         }
     }

@@ -8,6 +8,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/reference/product.h"
+
 struct linformer {
     const struct head *head;
     int64_t length, dim, width, rank; /* L, d, e, r */
@@ -22,6 +24,11 @@ int64_t reference_linformer_doubles(const struct attention *call)
     return 2 * call->rank * (call->head_dim + call->value_dim + 1);
 }
 
+static double input(const struct linformer *f, double x)
+{
+    return product_input(f->head->call->precision, x);
+}
+
 /* to (r, width) = matrix (r, L) x (L, width), without the rows of x that are no keys */
 static void compress(const struct linformer *f, const float *matrix, struct rows x, int64_t width,
                      double *to)
@@ -30,7 +37,8 @@ static void compress(const struct linformer *f, const float *matrix, struct rows
     for (int64_t s = 0; s < f->length; s++)
         for (int64_t i = 0; i < f->rank && is_key(f->head, s); i++)
             for (int64_t j = 0; j < width; j++)
-                to[i * width + j] += (double)matrix[i * f->length + s] * row_at(x, s)[j];
+                to[i * width + j] +=
+                    input(f, matrix[i * f->length + s]) * input(f, row_at(x, s)[j]);
 }
 
 /* dx (L, width) = matrixᵀ from, 0 where there is no key */
@@ -41,7 +49,7 @@ static void compress_backward(const struct linformer *f, const float *matrix, co
         for (int64_t j = 0; j < width; j++) {
             double sum = 0;
             for (int64_t i = 0; i < f->rank && is_key(f->head, s); i++)
-                sum += matrix[i * f->length + s] * from[i * width + j];
+                sum += input(f, matrix[i * f->length + s]) * input(f, from[i * width + j]);
             row_at(dx, s)[j] = (float)sum;
         }
     }
@@ -78,7 +86,8 @@ static void weights_fill(const struct linformer *f, int64_t query)
 
     for (int64_t i = 0; i < f->rank; i++) {
         double dot = 0;
-        for (int64_t j = 0; j < f->dim; j++) dot += q[j] * f->keys[i * f->dim + j];
+        for (int64_t j = 0; j < f->dim; j++)
+            dot += input(f, q[j]) * input(f, f->keys[i * f->dim + j]);
         f->weights[i] = dot * f->scale;
         maximum = fmax(maximum, f->weights[i]);
     }
@@ -97,7 +106,8 @@ void reference_linformer(const struct head *head, double *scratch)
         weights_fill(&f, t);
         for (int64_t j = 0; j < f.width; j++) {
             double sum = 0;
-            for (int64_t i = 0; i < f.rank; i++) sum += f.weights[i] * f.values[i * f.width + j];
+            for (int64_t i = 0; i < f.rank; i++)
+                sum += input(&f, f.weights[i]) * input(&f, f.values[i * f.width + j]);
             row_at(head->out, t)[j] = (float)sum;
         }
     }
@@ -114,18 +124,20 @@ static void query_backward(const struct linformer *f, int64_t t)
     for (int64_t i = 0; i < f->rank; i++) {
         f->slopes[i] = 0;
         for (int64_t j = 0; j < f->width; j++) {
-            f->slopes[i] += dout[j] * f->values[i * f->width + j];
-            f->dvalues[i * f->width + j] += f->weights[i] * dout[j];
+            f->slopes[i] += input(f, dout[j]) * input(f, f->values[i * f->width + j]);
+            f->dvalues[i * f->width + j] += input(f, f->weights[i]) * input(f, dout[j]);
         }
         mean += f->weights[i] * f->slopes[i];
     }
     for (int64_t i = 0; i < f->rank; i++) {
-        f->slopes[i] = f->weights[i] * (f->slopes[i] - mean) * f->scale;
-        for (int64_t j = 0; j < f->dim; j++) f->dkeys[i * f->dim + j] += f->slopes[i] * q[j];
+        f->slopes[i] = input(f, f->weights[i] * (f->slopes[i] - mean)) * f->scale;
+        for (int64_t j = 0; j < f->dim; j++)
+            f->dkeys[i * f->dim + j] += f->slopes[i] * input(f, q[j]);
     }
     for (int64_t j = 0; j < f->dim; j++) {
         double sum = 0;
-        for (int64_t i = 0; i < f->rank; i++) sum += f->slopes[i] * f->keys[i * f->dim + j];
+        for (int64_t i = 0; i < f->rank; i++)
+            sum += f->slopes[i] * input(f, f->keys[i * f->dim + j]);
         row_at(f->head->dq, t)[j] = (float)sum;
     }
 }

@@ -10,6 +10,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/reference/product.h"
+
 struct reformer {
     const struct head *head;
     int64_t length, dim, width, rounds;
@@ -24,6 +26,11 @@ struct reformer {
 int64_t reference_reformer_doubles(const struct attention *call)
 {
     return call->length * (3 * call->head_dim + call->value_dim + 2 * call->rounds + 3);
+}
+
+static double input(const struct reformer *f, double x)
+{
+    return product_input(f->head->call->precision, x);
 }
 
 static void keys_fill(const struct reformer *f)
@@ -126,7 +133,8 @@ static void weights_fill(const struct reformer *f, int64_t query)
         f->weights[s] = -INFINITY;
         if (!sees(f, query, s)) continue;
         double dot = 0;
-        for (int64_t j = 0; j < f->dim; j++) dot += q[j] * f->keys[s * f->dim + j];
+        for (int64_t j = 0; j < f->dim; j++)
+            dot += input(f, q[j]) * input(f, f->keys[s * f->dim + j]);
         f->weights[s] = dot * f->scale;
         maximum = fmax(maximum, f->weights[s]);
     }
@@ -147,7 +155,8 @@ void reference_reformer(const struct head *head, double *scratch)
         for (int64_t j = 0; j < f.width; j++) {
             double sum = 0;
             for (int64_t s = 0; s < f.length; s++)
-                if (f.weights[s] != 0) sum += f.weights[s] * row_at(head->v, s)[j];
+                if (f.weights[s] != 0)
+                    sum += input(&f, f.weights[s]) * input(&f, row_at(head->v, s)[j]);
             row_at(head->out, t)[j] = (float)sum;
         }
     }
@@ -164,16 +173,16 @@ static void query_backward(const struct reformer *f, int64_t t)
     for (int64_t s = 0; s < f->length; s++) {
         f->slopes[s] = 0;
         for (int64_t j = 0; j < e && f->weights[s] != 0; j++) {
-            f->slopes[s] += (double)dout[j] * row_at(f->head->v, s)[j];
-            f->dv[s * e + j] += f->weights[s] * dout[j];
+            f->slopes[s] += input(f, dout[j]) * input(f, row_at(f->head->v, s)[j]);
+            f->dv[s * e + j] += input(f, f->weights[s]) * input(f, dout[j]);
         }
         mean += f->weights[s] * f->slopes[s];
     }
     for (int64_t s = 0; s < f->length; s++) {
-        const double ds = f->weights[s] * (f->slopes[s] - mean) * f->scale;
+        const double ds = input(f, f->weights[s] * (f->slopes[s] - mean)) * f->scale;
         for (int64_t j = 0; j < d && ds != 0; j++) {
-            f->dq[t * d + j] += ds * f->keys[s * d + j];
-            f->dkeys[s * d + j] += ds * q[j];
+            f->dq[t * d + j] += ds * input(f, f->keys[s * d + j]);
+            f->dkeys[s * d + j] += ds * input(f, q[j]);
         }
     }
 }

@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/reference/product.h"
+
 int64_t reference_softmax_doubles(const struct attention *call)
 {
     return call->length * (2 + call->head_dim + call->value_dim) + call->head_dim;
@@ -16,10 +18,15 @@ static bool is_seen(const struct head *head, int64_t query, int64_t key)
     return is_key(head, key) && !(head->call->causal && key > query);
 }
 
-static double dot(const float *a, const float *b, int64_t count)
+static double input(const struct head *head, double x)
+{
+    return product_input(head->call->precision, x);
+}
+
+static double dot(const struct head *head, const float *a, const float *b, int64_t count)
 {
     double sum = 0;
-    for (int64_t i = 0; i < count; i++) sum += (double)a[i] * b[i];
+    for (int64_t i = 0; i < count; i++) sum += input(head, a[i]) * input(head, b[i]);
     return sum;
 }
 
@@ -31,9 +38,9 @@ static void weights_fill(const struct head *head, int64_t query, double *weights
     double maximum = -INFINITY, sum = 0;
 
     for (int64_t s = 0; s < call->length; s++) {
-        weights[s] = is_seen(head, query, s)
-                         ? dot(row_at(head->q, query), row_at(head->k, s), call->head_dim) * scale
-                         : -INFINITY;
+        weights[s] = is_seen(head, query, s) ? scale * dot(head, row_at(head->q, query),
+                                                           row_at(head->k, s), call->head_dim)
+                                             : -INFINITY;
         maximum = fmax(maximum, weights[s]);
     }
     for (int64_t s = 0; s < call->length; s++) {
@@ -52,7 +59,8 @@ void reference_softmax(const struct head *head, double *scratch)
         for (int64_t j = 0; j < call->value_dim; j++) {
             double sum = 0;
             for (int64_t s = 0; s < call->length; s++)
-                if (is_seen(head, t, s)) sum += scratch[s] * row_at(head->v, s)[j];
+                if (is_seen(head, t, s))
+                    sum += input(head, scratch[s]) * input(head, row_at(head->v, s)[j]);
             row_at(head->out, t)[j] = (float)sum;
         }
     }
@@ -71,17 +79,18 @@ static void query_backward(const struct head *head, int64_t t, double *weights, 
 
     weights_fill(head, t, weights);
     for (int64_t s = 0; s < call->length; s++) {
-        slopes[s] = is_seen(head, t, s) ? dot(dout, row_at(head->v, s), e) : 0;
+        slopes[s] = is_seen(head, t, s) ? dot(head, dout, row_at(head->v, s), e) : 0;
         mean += weights[s] * slopes[s];
     }
     memset(dq, 0, (size_t)d * sizeof *dq);
     for (int64_t s = 0; s < call->length; s++) {
         if (!is_seen(head, t, s)) continue;
-        const double ds = weights[s] * (slopes[s] - mean) * scale;
-        for (int64_t j = 0; j < e; j++) dv[s * e + j] += weights[s] * dout[j];
+        const double p = input(head, weights[s]);
+        const double ds = input(head, weights[s] * (slopes[s] - mean)) * scale;
+        for (int64_t j = 0; j < e; j++) dv[s * e + j] += p * input(head, dout[j]);
         for (int64_t j = 0; j < d; j++) {
-            dq[j] += ds * row_at(head->k, s)[j];
-            dk[s * d + j] += ds * row_at(head->q, t)[j];
+            dq[j] += ds * input(head, row_at(head->k, s)[j]);
+            dk[s * d + j] += ds * input(head, row_at(head->q, t)[j]);
         }
     }
     for (int64_t j = 0; j < d; j++) row_at(head->dq, t)[j] = (float)dq[j];

@@ -22,6 +22,7 @@ struct shape {
     bool bare; /* without what may be NULL */
     bool aliased;
     float rate; /* dropout */
+    enum precision precision;
 };
 
 typedef enum status trial(const struct backend *backend, int threads, const struct shape *shape,
@@ -36,10 +37,11 @@ static enum status linear_trial(const struct backend *backend, int threads,
     float *x = trial_floats(1, r * in, 1), *weight = trial_floats(2, out * in, 0.3);
     float *bias = shape->bare ? NULL : trial_floats(3, out, 1);
     float *y = trial_unwritten(r * out);
-    const struct linear op = {r, in, out, x, weight, bias, y};
+    const struct linear op = {r, in, out, x, weight, bias, y, shape->precision};
     enum status status = TRIAL_RUN(backend, threads, linear, &op);
 
-    double *xd = trial_doubles(x, r * in), *wd = trial_doubles(weight, out * in);
+    double *xd = trial_inputs(x, r * in, shape->precision);
+    double *wd = trial_inputs(weight, out * in, shape->precision);
     double *bd = trial_doubles(bias, out), *expected = trial_zeros(r * out);
     naive_linear(r, in, out, xd, wd, bd, expected);
     outcome_add(outcome, "y", r * out, y, expected);
@@ -55,25 +57,29 @@ static enum status linear_backward_trial(const struct backend *backend, int thre
     float *dy = trial_floats(3, r * out, 1), *dweight = trial_unwritten(out * in);
     float *dx = shape->bare ? NULL : trial_unwritten(r * in);
     float *dbias = shape->bare ? NULL : trial_unwritten(out);
-    const struct linear_backward op = {r, in, out, x, weight, dy, dx, dweight, dbias};
+    const struct linear_backward op = {r,  in, out,     x,     weight,
+                                       dy, dx, dweight, dbias, shape->precision};
     enum status status = TRIAL_RUN(backend, threads, linear_backward, &op);
 
+    double *xd = trial_inputs(x, r * in, shape->precision);
+    double *wd = trial_inputs(weight, out * in, shape->precision);
+    double *dyd = trial_inputs(dy, r * out, shape->precision);
     double *dx_expected = trial_zeros(r * in), *dw_expected = trial_zeros(out * in),
            *db_expected = trial_zeros(out);
     for (int64_t i = 0; i < r; i++) {
         for (int64_t o = 0; o < out; o++) {
-            const double g = dy[i * out + o];
-            db_expected[o] += g;
+            const double g = dyd[i * out + o];
+            db_expected[o] += dy[i * out + o];
             for (int64_t j = 0; j < in; j++) {
-                dx_expected[i * in + j] += g * weight[o * in + j];
-                dw_expected[o * in + j] += g * x[i * in + j];
+                dx_expected[i * in + j] += g * wd[o * in + j];
+                dw_expected[o * in + j] += g * xd[i * in + j];
             }
         }
     }
     outcome_add(outcome, "dweight", out * in, dweight, dw_expected);
     outcome_add(outcome, "dx", dx ? r * in : 0, dx, dx_expected);
     outcome_add(outcome, "dbias", dbias ? out : 0, dbias, db_expected);
-    free(x), free(weight), free(dy);
+    free(x), free(weight), free(dy), free(xd), free(wd), free(dyd);
     return status;
 }
 
@@ -84,10 +90,12 @@ static enum status linear_gelu_trial(const struct backend *backend, int threads,
     float *x = trial_floats(1, r * in, 1), *weight = trial_floats(2, out * in, 0.3);
     float *bias = shape->bare ? NULL : trial_floats(3, out, 1);
     float *y = trial_unwritten(r * out), *u = trial_unwritten(r * out);
-    const struct linear_gelu op = {.linear = {r, in, out, x, weight, bias, y}, .u = u};
+    const struct linear_gelu op = {.linear = {r, in, out, x, weight, bias, y, shape->precision},
+                                   .u = u};
     enum status status = TRIAL_RUN(backend, threads, linear_gelu, &op);
 
-    double *xd = trial_doubles(x, r * in), *wd = trial_doubles(weight, out * in);
+    double *xd = trial_inputs(x, r * in, shape->precision);
+    double *wd = trial_inputs(weight, out * in, shape->precision);
     double *bd = trial_doubles(bias, out);
     double *u_expected = trial_zeros(r * out), *y_expected = trial_zeros(r * out);
     naive_linear(r, in, out, xd, wd, bd, u_expected);
@@ -150,15 +158,17 @@ static enum status linear_residual_trial(const struct backend *backend, int thre
     float *residual = trial_floats(4, r * out, 1);
     const struct dropout_key key = key_of(shape);
 
-    double *xd = trial_doubles(x, r * in), *wd = trial_doubles(weight, out * in);
+    double *xd = trial_inputs(x, r * in, shape->precision);
+    double *wd = trial_inputs(weight, out * in, shape->precision);
     double *bd = trial_doubles(bias, out), *expected = trial_zeros(r * out);
     naive_linear(r, in, out, xd, wd, bd, expected);
     for (int64_t i = 0; i < r * out; i++)
         expected[i] = residual[i] + expected[i] * kept(&key, i / out, out, i % out);
 
     float *y = shape->aliased ? residual : trial_unwritten(r * out);
-    const struct linear_residual op = {
-        .linear = {r, in, out, x, weight, bias, y}, .residual = residual, .dropout = key};
+    const struct linear_residual op = {.linear = {r, in, out, x, weight, bias, y, shape->precision},
+                                       .residual = residual,
+                                       .dropout = key};
     enum status status = TRIAL_RUN(backend, threads, linear_residual, &op);
     outcome_add(outcome, "y", r * out, y, expected);
     outcome->part[0].least_norm = sqrt((double)(r * out)); /* residual and product may cancel */
@@ -678,6 +688,24 @@ static void op_hold(const char *op, trial *run, double tolerance)
     for (const struct backend *const *backend = trial_backends(); *backend; backend++)
         for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++)
             shape_hold(*backend, op, run, tolerance, &SHAPES[i]);
+}
+
+/* bf16 rounds what a product reads and nothing else, so the tolerance is no other than in fp32. */
+static void product_hold(const char *op, trial *run, double tolerance)
+{
+    for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++) {
+        struct shape shape = SHAPES[i];
+        shape.precision = PRECISION_BF16;
+        shape_hold(backend_find("reference"), op, run, tolerance, &shape);
+    }
+}
+
+Test(conformance, products_in_bf16)
+{
+    product_hold("linear", linear_trial, TOLERANCE_linear);
+    product_hold("linear_backward", linear_backward_trial, TOLERANCE_linear_backward);
+    product_hold("linear_gelu", linear_gelu_trial, TOLERANCE_linear_gelu);
+    product_hold("linear_residual", linear_residual_trial, TOLERANCE_linear_residual);
 }
 
 #define OP_TEST(op)                               \

@@ -180,7 +180,15 @@ Test(gradients, linear)
         float *x = trial_floats(1, ROWS * IN, 1), *weight = trial_floats(2, OUT * IN, 1);
         float *dy = trial_floats(3, ROWS * OUT, 1), *dx = trial_unwritten(ROWS * IN);
         float *dweight = trial_unwritten(OUT * IN), *dbias = trial_unwritten(OUT);
-        const struct linear_backward op = {ROWS, IN, OUT, x, weight, dy, dx, dweight, dbias};
+        const struct linear_backward op = {.rows = ROWS,
+                                           .in = IN,
+                                           .out = OUT,
+                                           .x = x,
+                                           .weight = weight,
+                                           .dy = dy,
+                                           .dx = dx,
+                                           .dweight = dweight,
+                                           .dbias = dbias};
         cr_assert_eq(TRIAL_RUN(backend, 2, linear_backward, &op), ST_OK);
         struct dense_case c = {trial_doubles(x, ROWS * IN), trial_doubles(weight, OUT * IN),
                                trial_zeros(OUT), trial_doubles(dy, ROWS * OUT),

@@ -7,6 +7,8 @@
 
 #include "kernels/projection.h"
 
+enum { BF16_DIGITS = 8 };
+
 const struct backend *const *trial_backends(void)
 {
     static const struct backend *backends[3];
@@ -98,6 +100,17 @@ double *trial_doubles(const float *values, int64_t count)
     double *doubles = trial_zeros(count);
     for (int64_t i = 0; i < count; i++) doubles[i] = values[i];
     return doubles;
+}
+
+double *trial_inputs(const float *values, int64_t count, enum precision precision)
+{
+    double *inputs = trial_doubles(values, count);
+    for (int64_t i = 0; i < count && precision == PRECISION_BF16; i++) {
+        int exponent;
+        const double fraction = frexp(inputs[i], &exponent);
+        inputs[i] = ldexp(nearbyint(ldexp(fraction, BF16_DIGITS)), exponent - BF16_DIGITS);
+    }
+    return inputs;
 }
 
 void outcome_add(struct outcome *outcome, const char *name, int64_t count, float *ours,

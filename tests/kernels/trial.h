@@ -49,6 +49,9 @@ float *trial_copy(const float *values, int64_t count);
 double *trial_doubles(const float *values, int64_t count); /* NULL of NULL */
 double *trial_zeros(int64_t count);
 
+/* As a product of this precision is to read them. */
+double *trial_inputs(const float *values, int64_t count, enum precision precision);
+
 /* What one operation wrote, in parts, beside what it should have written. */
 enum { PARTS_MAX = 4 };
 struct outcome {
