@@ -70,6 +70,23 @@ static inline long_words lanes_multiply_even(words a, words b)
     return (long_words)INTRINSIC(mul_epu32)((REGISTER_INTS)a, (REGISTER_INTS)b);
 }
 
+/* Four floats a 128-bit lane: lane l from from + l * stride. */
+static inline words lanes_load_quarters(const float *from, int64_t stride)
+{
+#if defined(__AVX512F__)
+    __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(from));
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + stride), 1);
+    x = _mm512_insertf32x4(x, _mm_loadu_ps(from + 2 * stride), 2);
+    return (words)_mm512_insertf32x4(x, _mm_loadu_ps(from + 3 * stride), 3);
+#elif defined(__AVX2__)
+    const __m256 x = _mm256_castps128_ps256(_mm_loadu_ps(from));
+    return (words)_mm256_insertf128_ps(x, _mm_loadu_ps(from + stride), 1);
+#else
+    (void)stride;
+    return (words)_mm_loadu_ps(from);
+#endif
+}
+
 /* Four registers as columns of 4 x 4 blocks, one a 128-bit lane; transposed in place. */
 static inline void lanes_transpose(words x[4])
 {

@@ -28,18 +28,41 @@ static inline floats lanes_of(float x)
     return x - (floats){0};
 }
 
-/* The first `count` lanes from memory, the others `fill`. */
+static inline ints lanes_numbers(void)
+{
+    return (ints){LANE_NUMBERS};
+}
+
+static inline floats lanes_select(ints mask, floats yes, floats no)
+{
+    return (floats)((mask & (ints)yes) | (~mask & (ints)no));
+}
+
+/* The first `count` lanes from memory, the others `fill`; 0 <= count <= LANES. */
 static inline floats lanes_load_part(const float *from, int64_t count, float fill)
 {
-    floats x;
-    for (int i = 0; i < LANES; i++) x[i] = fill;
-    memcpy(&x, from, (size_t)count * sizeof(float));
+#if defined(__AVX512F__)
+    const __mmask16 mask = (__mmask16)((1u << count) - 1);
+    return (floats)_mm512_mask_loadu_ps((__m512)lanes_of(fill), mask, from);
+#elif defined(__AVX2__)
+    const ints mask = lanes_numbers() < (int32_t)count;
+    return lanes_select(mask, (floats)_mm256_maskload_ps(from, (__m256i)mask), lanes_of(fill));
+#else
+    floats x = lanes_of(fill);
+    for (int64_t i = 0; i < count; i++) x[i] = from[i];
     return x;
+#endif
 }
 
 static inline void lanes_store_part(float *to, floats x, int64_t count)
 {
-    memcpy(to, &x, (size_t)count * sizeof(float));
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)x);
+#elif defined(__AVX2__)
+    _mm256_maskstore_ps(to, (__m256i)(lanes_numbers() < (int32_t)count), (__m256)x);
+#else
+    for (int64_t i = 0; i < count; i++) to[i] = x[i];
+#endif
 }
 
 /* The part of a row from i on, `fill` behind its end. */
@@ -54,16 +77,6 @@ static inline void lanes_store_row(float *row, int64_t i, int64_t width, floats 
         lanes_store(row + i, x);
     else
         lanes_store_part(row + i, x, width - i);
-}
-
-static inline ints lanes_numbers(void)
-{
-    return (ints){LANE_NUMBERS};
-}
-
-static inline floats lanes_select(ints mask, floats yes, floats no)
-{
-    return (floats)((mask & (ints)yes) | (~mask & (ints)no));
 }
 
 static inline floats lanes_rotate(floats x, int by)

@@ -7,6 +7,7 @@
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/pieces.h"
+#include "kernels/cpu/product.h"
 
 enum { TILE_ROWS = 128, TILE_COLUMNS = 512, TRANSPOSE_ROWS = 32 };
 
@@ -58,35 +59,15 @@ size_t CPU(linear_residual_scratch)(const struct linear_residual *arguments, int
     return scratch_bytes(&arguments->linear, threads);
 }
 
-/* Four rows from `from` to four columns of `to`. */
-static void rows_transpose(const float *from, int64_t from_stride, int64_t width, float *to,
-                           int64_t to_stride)
-{
-    int64_t i = 0;
-    for (; i + LANES <= width; i += LANES) {
-        words block[4];
-        for (int64_t j = 0; j < 4; j++) block[j] = (words)lanes_load(from + j * from_stride + i);
-        lanes_transpose(block);
-        for (int64_t j = 0; j < LANES; j++)
-            memcpy(to + (i + j) * to_stride, (const char *)&block[j % 4] + j / 4 * 16, 16);
-    }
-    for (; i < width; i++)
-        for (int64_t j = 0; j < 4; j++) to[i * to_stride + j] = from[j * from_stride + i];
-}
-
 static void weight_transpose(void *context, int64_t piece, int thread)
 {
     const struct task *task = context;
     const struct linear *linear = task->linear;
     const struct range rows = piece_range(piece, TRANSPOSE_ROWS, linear->out);
-    int64_t row = rows.from;
     (void)thread;
-    for (; row + 4 <= rows.from + rows.count; row += 4)
-        rows_transpose(linear->weight + row * linear->in, linear->in, linear->in,
-                       task->weight + row, task->stride);
-    for (; row < rows.from + rows.count; row++)
-        for (int64_t i = 0; i < linear->in; i++)
-            task->weight[i * task->stride + row] = linear->weight[row * linear->in + i];
+    CPU(transpose)
+    (rows.count, linear->in, linear->weight + rows.from * linear->in, linear->in,
+     task->weight + rows.from, task->stride);
 }
 
 static void tiles_run(struct stream *stream, struct task *task, team_body *body)
