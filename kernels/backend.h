@@ -151,17 +151,16 @@ struct rotary {
  * out of both products. Every query sees all keys: causal is not supported.
  *
  * reformer (Kitaev et al. 2020, section 2 and its appendix on several rounds): keys are k = q / |q|, so q alone
- * is read. In each round a position's bucket is argmax [q R; -q R], first of equals; positions are sorted by
- * (bucket, position) and cut into chunks of `chunk`. A query sees the keys of its bucket in its own chunk
- * and in the chunk before (the first has none before it; the order does not wrap around), and when causal only
- * those at positions before its own. Weights are exp(q . k / sqrt(d)) over the union of what the rounds see: the paper's
- * combination by log-sum-exp, each pair divided by the number of rounds that see it. Itself a query sees
- * only where it sees nothing else. A masked position is neither key nor query: it is in no chunk, its output 0.
- * Bucket and order are not differentiated.
+ * is read. In each round a position's bucket is argmax [q R; -q R], first of equals. The positions of a bucket, in
+ * their order, are cut into chunks of `chunk`, the last what remains. A query sees the keys of its own chunk
+ * and of the chunk of its bucket before it, and when causal only those at positions before its own. Weights are
+ * exp(q . k / sqrt(d)) over the union of what the rounds see: the paper's combination by log-sum-exp, each pair
+ * divided by the number of rounds that see it. Itself a query sees only where it sees nothing else. A masked
+ * position is neither key nor query: it is in no chunk, its output 0. Bucket and order are not differentiated.
  *
- * Causal reformer: no weight falls on a later position, but where chunks begin is counted over all positions of the
- * sequence, so a later token can move an earlier one into another chunk and so change which of the earlier keys it
- * sees. That lies in the method, wherever a bucket is cut by chunks.
+ * The paper cuts all positions, sorted by bucket, into chunks. There a later token moves earlier ones of the buckets
+ * behind its own to other chunks, and so changes what they see, causal or not. Here a chunk begins where its
+ * bucket does, and which chunk a position is in depends on nothing after it.
  */
 struct attention {
     enum attention_kind kind;

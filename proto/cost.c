@@ -120,12 +120,14 @@ static uint64_t exchange_floats(uint64_t ranks, uint64_t parameters, uint64_t bu
 /* Each product has two of its size in the backward pass. */
 static const double PASSES = 3.0;
 
-/* Queries and keys whose scores a round of reformer takes: a chunk with itself and with the one before. Exact where
- * chunks divide the length. */
+/* Queries and keys whose scores a round of reformer takes: a chunk with itself and with the one of its bucket before it.
+ * What falls into which bucket is known to the run alone: exact where all are of one size, which a chunk holds or
+ * chunks divide. */
 static double reformer_pairs(const struct jobspec *spec, const struct shape *s)
 {
-    const double L = (double)s->length, chunk = (double)spec->attention.chunk;
-    return L <= chunk ? L * L : chunk * (2.0 * L - chunk);
+    const double buckets = (double)spec->attention.buckets, chunk = (double)spec->attention.chunk;
+    const double size = (double)s->length / buckets;
+    return buckets * (size <= chunk ? size * size : chunk * (2.0 * size - chunk));
 }
 
 /*

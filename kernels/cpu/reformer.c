@@ -1,8 +1,7 @@
 /*
- * Reformer's attention (Kitaev et al. 2020), as defined at struct attention, in chunks of the sorted order. In that
- * order a bucket is a stretch of neighbours, earlier positions first, so what a query sees of its chunk and
- * the one before is an interval. A pair that several rounds see counts in the first of them: the same sum as the
- * paper's, which takes it in each, divided by their number.
+ * Reformer's attention (Kitaev et al. 2020), as defined at struct attention, chunk by chunk. In the order of a round, by
+ * bucket and position, a chunk and the one before it in its bucket are neighbours. A pair that several rounds see
+ * counts in the first of them: the same sum as the paper's, which takes it in each, divided by their number.
  *
  * Kept for the backward pass, of each query: the largest score, to base 2, and 1 / Σ over all rounds; the latter is
  * 0 where the query sees nothing else, and so itself. Buckets and order are made again.
@@ -27,8 +26,11 @@ enum {
  * `buckets`, and so its place behind all others. */
 struct order {
     int32_t *bucket, *place; /* of a position */
+    int32_t *chunk;          /* of a position: its number, one left out before each bucket */
     int32_t *position;       /* at a place */
     int32_t *start;          /* (B H, rounds, buckets + 2): first place of each bucket */
+    /* (B H, rounds, chunks + 1): first place of each chunk; behind the last chunk that of what is in none */
+    int32_t *first;
 };
 
 struct plan {
@@ -36,7 +38,7 @@ struct plan {
     const struct attention_backward *backward;
     float scale, scale2; /* 1 / √d, and that times log2 e */
     int64_t heads, rounds, half;
-    int64_t chunk, chunks;             /* positions; of a round */
+    int64_t chunk, chunks;             /* positions; of a round, at most */
     int64_t stretch, stretches;        /* chunks; of a round */
     int64_t context;                   /* the most keys of a chunk: its own and those before */
     int64_t dim, value, score, hashed; /* strides of rows of d, of e, of scores and of q R */
@@ -45,19 +47,19 @@ struct plan {
     float *inverse_norms; /* (B H, L): 1 / ‖q‖, 0 where that is no number */
     float *outs, *sums;   /* forward: (B H, rounds, L, value) (B H, rounds, L, 2), by place */
     float *dq;            /* backward: (B H, rounds, L, dim), by place */
-    float *dkeys,
-        *dvalues; /* (B H, rounds, stretches, 1 + stretch chunks, dim or value): the chunk before, its own */
+    /* (B H, rounds, 2 L, dim or value): what the chunk that begins at place f adds to the key at place p is row f + p */
+    float *dkeys, *dvalues;
     float *threads;
     int64_t thread_floats;
 };
 
 /* Of a thread. */
 struct tiles {
-    float *scores, *dscores;       /* (ROWS, score) */
-    float *q, *dout;               /* (ROWS, dim) (ROWS, value) */
-    float *keys, *values;          /* (context, dim) (context, value) */
-    float *hashed;                 /* (ROWS, hashed) */
-    int32_t *buckets, *key_chunks; /* (rounds, context): of the keys, in the rounds before */
+    float *scores, *dscores; /* (ROWS, score) */
+    float *q, *dout;         /* (ROWS, dim) (ROWS, value) */
+    float *keys, *values;    /* (context, dim) (context, value) */
+    float *hashed;           /* (ROWS, hashed) */
+    int32_t *key_chunks;     /* (rounds, context): of the keys, in the rounds before */
 };
 
 static int32_t *scratch_take_ints(struct scratch *scratch, int64_t count)
@@ -76,7 +78,6 @@ static size_t tiles_take(const struct plan *plan, float *base, struct tiles *til
     tiles->keys = scratch_take(&scratch, plan->context * plan->dim);
     tiles->values = scratch_take(&scratch, plan->context * plan->value);
     tiles->hashed = scratch_take(&scratch, ROWS * plan->hashed);
-    tiles->buckets = scratch_take_ints(&scratch, plan->rounds * plan->context);
     tiles->key_chunks = scratch_take_ints(&scratch, plan->rounds * plan->context);
     return scratch.used;
 }
@@ -86,8 +87,10 @@ static void order_take(const struct plan *plan, struct scratch *scratch, struct 
     const int64_t rounds = plan->heads * plan->rounds, count = rounds * plan->call->length;
     order->bucket = scratch_take_ints(scratch, count);
     order->place = scratch_take_ints(scratch, count);
+    order->chunk = scratch_take_ints(scratch, count);
     order->position = scratch_take_ints(scratch, count);
     order->start = scratch_take_ints(scratch, rounds * (plan->call->buckets + 2));
+    order->first = scratch_take_ints(scratch, rounds * (plan->chunks + 1));
 }
 
 static void plan_shape(struct plan *plan, const struct attention *call)
@@ -102,7 +105,7 @@ static void plan_shape(struct plan *plan, const struct attention *call)
         .rounds = call->rounds,
         .half = call->buckets / 2,
         .chunk = chunk,
-        .chunks = pieces_of(call->length, chunk),
+        .chunks = smaller(call->length, call->buckets + call->length / chunk),
         .stretch = pieces_of(STRETCH, chunk),
         .context = smaller(2 * chunk, call->length),
         .dim = gemm_stride(call->head_dim),
@@ -123,10 +126,9 @@ static size_t plan_make(struct plan *plan, const struct attention *call, bool ba
     order_take(plan, &scratch, &plan->order);
     plan->inverse_norms = scratch_take(&scratch, plan->heads * call->length);
     if (backward) {
-        const int64_t rows = rounds * plan->stretches * (1 + plan->stretch) * plan->chunk;
         plan->dq = scratch_take(&scratch, places * plan->dim);
-        plan->dkeys = scratch_take(&scratch, rows * plan->dim);
-        plan->dvalues = scratch_take(&scratch, rows * plan->value);
+        plan->dkeys = scratch_take(&scratch, 2 * places * plan->dim);
+        plan->dvalues = scratch_take(&scratch, 2 * places * plan->value);
     } else {
         plan->outs = scratch_take(&scratch, places * plan->value);
         plan->sums = scratch_take(&scratch, places * 2);
@@ -284,11 +286,35 @@ static void round_sort(void *context, int64_t round, int thread)
     start[0] = 0;
 }
 
+/* Chunks of a round, each from where its bucket begins or the chunk before it ends. */
+static void round_cut(void *context, int64_t round, int thread)
+{
+    const struct plan *plan = context;
+    const int64_t length = plan->call->length, buckets = plan->call->buckets;
+    const int32_t *start = plan->order.start + round * (buckets + 2);
+    const int32_t *position = plan->order.position + round * length;
+    int32_t *chunk = plan->order.chunk + round * length;
+    int32_t *first = plan->order.first + round * (plan->chunks + 1);
+    int64_t count = 0;
+    (void)thread;
+
+    for (int64_t b = 0; b < buckets; b++) {
+        for (int64_t from = start[b]; from < start[b + 1]; from += plan->chunk) {
+            const int64_t behind = smaller(from + plan->chunk, start[b + 1]);
+            for (int64_t place = from; place < behind; place++)
+                chunk[position[place]] = (int32_t)(count + b);
+            first[count++] = (int32_t)from;
+        }
+    }
+    for (; count <= plan->chunks; count++) first[count] = start[buckets];
+}
+
 static void order_make(struct plan *plan, struct team *team)
 {
     plan->rotation_bound = rotation_bound(plan->call);
     team_run(team, plan->heads * pieces_of(plan->call->length, ROWS), block_hash, plan);
     team_run(team, plan->heads * plan->rounds, round_sort, plan);
+    team_run(team, plan->heads * plan->rounds, round_cut, plan);
 }
 
 /* ---- what a chunk is made of ---- */
@@ -297,31 +323,22 @@ static void order_make(struct plan *plan, struct team *team)
 struct chunk {
     int64_t head, round;        /* of the head */
     const int32_t *position;    /* (L): at a place */
-    const int32_t *start;       /* (buckets + 2) */
-    const int32_t *bucket;      /* (L): of a position */
-    struct range queries, keys; /* places */
+    struct range queries, keys; /* places; no queries: there is no such chunk */
 };
 
 static struct chunk chunk_of(const struct plan *plan, int64_t head, int64_t round, int64_t chunk)
 {
-    const int64_t at = head * plan->rounds + round, length = plan->call->length;
-    const struct range queries = piece_range(chunk, plan->chunk, length);
-    const int64_t from = larger(queries.from - plan->chunk, 0);
-    return (struct chunk){
-        .head = head,
-        .round = round,
-        .position = plan->order.position + at * length,
-        .start = plan->order.start + at * (plan->call->buckets + 2),
-        .bucket = plan->order.bucket + at * length,
-        .queries = queries,
-        .keys = {from, queries.from + queries.count - from},
-    };
-}
-
-/* Masked positions are behind all others: a chunk that begins among them has nothing to do. */
-static bool chunk_is_masked(const struct plan *plan, const struct chunk *chunk)
-{
-    return chunk->queries.from >= chunk->start[plan->call->buckets];
+    const int64_t at = head * plan->rounds + round, buckets = plan->call->buckets;
+    const int32_t *position = plan->order.position + at * plan->call->length;
+    const int32_t *first = plan->order.first + at * (plan->chunks + 1) + chunk;
+    struct range keys = {first[0], first[1] - first[0]};
+    const struct range queries = keys;
+    if (queries.count > 0) {
+        const int32_t bucket = plan->order.bucket[at * plan->call->length + position[first[0]]];
+        keys.from = larger(first[0] - plan->chunk, plan->order.start[at * (buckets + 2) + bucket]);
+        keys.count = first[1] - keys.from;
+    }
+    return (struct chunk){head, round, position, queries, keys};
 }
 
 static void rows_gather(float *to, int64_t stride, struct rows from, const int32_t *positions,
@@ -348,50 +365,37 @@ static void keys_gather(const struct plan *plan, const struct chunk *chunk,
     rows_gather(tiles->values, plan->value, head_of(plan, call->v, chunk->head), positions, count,
                 call->value_dim);
     for (int64_t round = 0; round < chunk->round; round++) {
-        const int32_t *bucket = plan->order.bucket + (first + round) * call->length;
-        const int32_t *place = plan->order.place + (first + round) * call->length;
-        for (int64_t s = 0; s < count; s++) {
-            tiles->buckets[round * plan->context + s] = bucket[positions[s]];
-            tiles->key_chunks[round * plan->context + s] =
-                (int32_t)(place[positions[s]] / plan->chunk);
-        }
+        const int32_t *chunks = plan->order.chunk + (first + round) * call->length;
+        for (int64_t s = 0; s < count; s++)
+            tiles->key_chunks[round * plan->context + s] = chunks[positions[s]];
     }
 }
 
-/* The keys, from the first of the chunk's, that share the bucket of the query at `place`, and are not later. */
-static struct range keys_seen(const struct plan *plan, const struct chunk *chunk, int64_t place)
+/* How many of the chunk's keys, from its first, are not later than the query at `place`; itself is one of them. */
+static int64_t keys_seen(const struct plan *plan, const struct chunk *chunk, int64_t place)
 {
-    const int32_t bucket = chunk->bucket[chunk->position[place]];
-    if (bucket == plan->call->buckets) return (struct range){0, 0};
-    const int64_t from = larger(chunk->start[bucket] - chunk->keys.from, 0);
-    const int64_t behind = plan->call->causal ? place : chunk->start[bucket + 1];
-    return (struct range){from, smaller(behind - chunk->keys.from, chunk->keys.count) - from};
+    return plan->call->causal ? place + 1 - chunk->keys.from : chunk->keys.count;
 }
 
 /* -inf in a row of scores for the query itself and for the keys that a round before sees. */
 static void row_exclude(const struct plan *plan, const struct chunk *chunk,
-                        const struct tiles *tiles, int64_t place, struct range seen, float *row)
+                        const struct tiles *tiles, int64_t place, int64_t seen, float *row)
 {
     const int64_t first = chunk->head * plan->rounds, position = chunk->position[place];
-    const int64_t length = plan->call->length;
-    if (!plan->call->causal && seen.count > 0) row[place - chunk->keys.from] = -INFINITY;
+    row[place - chunk->keys.from] = -INFINITY;
     for (int64_t round = 0; round < chunk->round; round++) {
-        const int64_t at = (first + round) * length + position;
-        const int32_t bucket = plan->order.bucket[at];
-        const int32_t query_chunk = (int32_t)(plan->order.place[at] / plan->chunk);
-        const int32_t *buckets = tiles->buckets + round * plan->context;
+        const int32_t own = plan->order.chunk[(first + round) * plan->call->length + position];
         const int32_t *key_chunks = tiles->key_chunks + round * plan->context;
-        for (int64_t s = seen.from; s < seen.from + seen.count; s++) {
-            const uint32_t behind = (uint32_t)(query_chunk - key_chunks[s]);
-            row[s] = (buckets[s] == bucket) & (behind <= 1) ? -INFINITY : row[s];
+        for (int64_t s = 0; s < seen; s++) {
+            const uint32_t behind = (uint32_t)(own - key_chunks[s]);
+            row[s] = behind <= 1 ? -INFINITY : row[s];
         }
     }
 }
 
-static void row_clear_unseen(float *row, struct range seen, int64_t count)
+static void row_clear_unseen(float *row, int64_t seen, int64_t count)
 {
-    memset(row, 0, (size_t)seen.from * sizeof *row);
-    memset(row + seen.from + seen.count, 0, (size_t)(count - seen.from - seen.count) * sizeof *row);
+    memset(row + seen, 0, (size_t)(count - seen) * sizeof *row);
 }
 
 static float row_largest(const float *row, int64_t count)
@@ -434,15 +438,14 @@ static struct range block_of(const struct chunk *chunk, int64_t block)
 /* ---- forward ---- */
 
 /* Scores to weights relative to the row's largest; that and the row's sum to `sums`. */
-static void row_weigh(float *row, struct range seen, float sums[2])
+static void row_weigh(float *row, int64_t seen, float sums[2])
 {
-    float *weights = row + seen.from;
-    sums[0] = row_largest(weights, seen.count);
+    sums[0] = row_largest(row, seen);
     sums[1] = 0;
     if (sums[0] == -INFINITY) /* nothing, or nothing new */
-        memset(weights, 0, (size_t)seen.count * sizeof *weights);
+        memset(row, 0, (size_t)seen * sizeof *row);
     else
-        sums[1] = row_exp2(weights, seen.count, sums[0]);
+        sums[1] = row_exp2(row, seen, sums[0]);
 }
 
 static void block_forward(const struct plan *plan, const struct chunk *chunk,
@@ -453,7 +456,7 @@ static void block_forward(const struct plan *plan, const struct chunk *chunk,
     block_score(plan, chunk, tiles, queries);
     for (int64_t t = 0; t < queries.count; t++) {
         float *row = tiles->scores + t * plan->score;
-        const struct range seen = keys_seen(plan, chunk, queries.from + t);
+        const int64_t seen = keys_seen(plan, chunk, queries.from + t);
         row_exclude(plan, chunk, tiles, queries.from + t, seen, row);
         row_clear_unseen(row, seen, chunk->keys.count);
         row_weigh(row, seen, plan->sums + 2 * (first + t));
@@ -471,7 +474,7 @@ static void stretch_forward(void *context, int64_t piece, int thread)
 
     for (int64_t c = own.from; c < own.from + own.count; c++) {
         const struct chunk chunk = chunk_of(plan, at / plan->rounds, at % plan->rounds, c);
-        if (chunk_is_masked(plan, &chunk)) return;
+        if (chunk.queries.count == 0) return;
         keys_gather(plan, &chunk, &tiles);
         for (int64_t block = 0; block * ROWS < chunk.queries.count; block++)
             block_forward(plan, &chunk, &tiles, block_of(&chunk, block));
@@ -565,20 +568,20 @@ static void block_weigh_backward(const struct plan *plan, const struct chunk *ch
         const float *kept = plan->call->saved + 2 * (chunk->head * plan->call->length + position);
         const float dot =
             dot_of(tiles->dout + t * plan->value, row_of(out, position), plan->call->value_dim);
-        struct range seen = keys_seen(plan, chunk, place);
-        if (kept[1] == 0) seen = (struct range){0, 0}; /* itself, or masked */
+        /* none where it sees nothing but itself */
+        const int64_t seen = kept[1] == 0 ? 0 : keys_seen(plan, chunk, place);
         row_exclude(plan, chunk, tiles, place, seen, row);
         row_clear_unseen(row, seen, chunk->keys.count);
         row_clear_unseen(drow, seen, chunk->keys.count);
-        row_exp2(row + seen.from, seen.count, kept[0]);
-        for (int64_t s = seen.from; s < seen.from + seen.count; s++) {
+        row_exp2(row, seen, kept[0]);
+        for (int64_t s = 0; s < seen; s++) {
             row[s] *= kept[1];
             drow[s] = row[s] * (drow[s] - dot);
         }
     }
 }
 
-/* dkeys and dvalues begin at the chunk's first key. */
+/* dkeys and dvalues begin at the row of the chunk's first key. */
 static void block_backward(const struct plan *plan, const struct chunk *chunk,
                            const struct tiles *tiles, struct range queries, float *dkeys,
                            float *dvalues)
@@ -601,32 +604,23 @@ static void block_backward(const struct plan *plan, const struct chunk *chunk,
             plan->dim, 0, plan->dq + first * plan->dim, plan->dim);
 }
 
-/* Positions of a stretch of chunks and the chunk before it. */
-static int64_t stretch_rows(const struct plan *plan)
-{
-    return (1 + plan->stretch) * plan->chunk;
-}
-
 static void stretch_backward(void *context, int64_t piece, int thread)
 {
     const struct plan *plan = context;
-    const int64_t at = piece / plan->stretches, rows = stretch_rows(plan);
+    const int64_t at = piece / plan->stretches;
     const struct range own = piece_range(piece % plan->stretches, plan->stretch, plan->chunks);
-    const int64_t before = (own.from - 1) * plan->chunk; /* place of the first of these rows */
-    float *dkeys = plan->dkeys + piece * rows * plan->dim;
-    float *dvalues = plan->dvalues + piece * rows * plan->value;
     const struct tiles tiles = tiles_of(plan, thread);
 
-    memset(dkeys, 0, (size_t)(rows * plan->dim) * sizeof *dkeys);
-    memset(dvalues, 0, (size_t)(rows * plan->value) * sizeof *dvalues);
     for (int64_t c = own.from; c < own.from + own.count; c++) {
         const struct chunk chunk = chunk_of(plan, at / plan->rounds, at % plan->rounds, c);
-        const int64_t first = chunk.keys.from - before;
-        if (chunk_is_masked(plan, &chunk)) return;
+        const int64_t row = 2 * at * plan->call->length + chunk.queries.from + chunk.keys.from;
+        float *dkeys = plan->dkeys + row * plan->dim, *dvalues = plan->dvalues + row * plan->value;
+        if (chunk.queries.count == 0) return;
         keys_gather(plan, &chunk, &tiles);
+        memset(dkeys, 0, (size_t)(chunk.keys.count * plan->dim) * sizeof *dkeys);
+        memset(dvalues, 0, (size_t)(chunk.keys.count * plan->value) * sizeof *dvalues);
         for (int64_t block = 0; block * ROWS < chunk.queries.count; block++)
-            block_backward(plan, &chunk, &tiles, block_of(&chunk, block), dkeys + first * plan->dim,
-                           dvalues + first * plan->value);
+            block_backward(plan, &chunk, &tiles, block_of(&chunk, block), dkeys, dvalues);
     }
 }
 
@@ -635,20 +629,21 @@ static void row_add(float *to, const float *from, int64_t count)
     for (int64_t i = 0; i < count; i++) to[i] += from[i];
 }
 
-/* What comes back to the key at a place of a round: from its own stretch of chunks, and from the next one where
- * that looks back at its chunk. */
-static void round_add(const struct plan *plan, int64_t round, int64_t place, float *dkey, float *dv)
+/* What comes back to the key of a position from a round: from its own chunk, and from the next of its bucket. */
+static void round_add(const struct plan *plan, int64_t round, int64_t position, float *dkey,
+                      float *dv)
 {
-    const int64_t size = plan->stretch * plan->chunk, stretch = place / size;
-    int64_t row =
-        (round * plan->stretches + stretch) * stretch_rows(plan) + plan->chunk + place % size;
-    row_add(dkey, plan->dkeys + row * plan->dim, plan->call->head_dim);
-    row_add(dv, plan->dvalues + row * plan->value, plan->call->value_dim);
-    const int64_t looked_back = place % size - (size - plan->chunk);
-    if (looked_back < 0 || stretch + 1 == plan->stretches) return;
-    row = (round * plan->stretches + stretch + 1) * stretch_rows(plan) + looked_back;
-    row_add(dkey, plan->dkeys + row * plan->dim, plan->call->head_dim);
-    row_add(dv, plan->dvalues + row * plan->value, plan->call->value_dim);
+    const int64_t length = plan->call->length, place = plan->order.place[round * length + position];
+    const int32_t bucket = plan->order.bucket[round * length + position];
+    const int32_t *start = plan->order.start + round * (plan->call->buckets + 2) + bucket;
+    const int64_t own = place - (place - start[0]) % plan->chunk;
+
+    for (int64_t chunk = own; chunk <= own + plan->chunk && chunk < start[1];
+         chunk += plan->chunk) {
+        const int64_t row = 2 * round * length + chunk + place;
+        row_add(dkey, plan->dkeys + row * plan->dim, plan->call->head_dim);
+        row_add(dv, plan->dvalues + row * plan->value, plan->call->value_dim);
+    }
 }
 
 /* dq += (dk - k (k . dk)) / ‖q‖ with k = q / ‖q‖ */
@@ -681,9 +676,8 @@ static void block_combine_backward(void *context, int64_t piece, int thread)
         if (mask && !mask[s]) continue;
         memset(dkey, 0, (size_t)call->head_dim * sizeof *dkey);
         for (int64_t round = 0; round < plan->rounds; round++) {
-            const int64_t place = place_of(plan, head, round, s);
-            row_add(dq, plan->dq + place * plan->dim, call->head_dim);
-            round_add(plan, head * plan->rounds + round, place % call->length, dkey, dv);
+            row_add(dq, plan->dq + place_of(plan, head, round, s) * plan->dim, call->head_dim);
+            round_add(plan, head * plan->rounds + round, s, dkey, dv);
         }
         if (call->saved[2 * at + 1] == 0) row_add(dv, row_of(dout, s), call->value_dim);
         key_backward(plan, row_of(q, s), plan->inverse_norms[at], dkey, dq);

@@ -18,7 +18,7 @@ struct reformer {
     double scale;         /* 1 / √d */
     double *keys, *norms; /* (L, d) (L): k and ‖q‖ */
     int64_t *bucket,
-        *rank; /* (rounds, L): of a position; its place in the order, -1 of a masked one */
+        *rank; /* (rounds, L): of a position; those of its bucket before it, -1 if masked */
     double *weights, *slopes; /* (L) */
     double *dq, *dkeys, *dv;  /* (L, d) (L, d) (L, e) */
 };
@@ -63,19 +63,16 @@ static int64_t bucket_of(const struct reformer *f, int64_t round, int64_t positi
     return -least > largest ? half + at_least : at_largest;
 }
 
-/* The place of each position in the order by (bucket, position), bucket by bucket. */
-static void round_sort(const struct reformer *f, int64_t round)
+static void round_rank(const struct reformer *f, int64_t round)
 {
     int64_t *bucket = f->bucket + round * f->length, *rank = f->rank + round * f->length;
-    int64_t sorted = 0;
 
-    for (int64_t s = 0; s < f->length; s++) {
-        bucket[s] = bucket_of(f, round, s);
-        rank[s] = -1;
-    }
-    for (int64_t b = 0; b < f->head->call->buckets; b++)
+    for (int64_t s = 0; s < f->length; s++) bucket[s] = bucket_of(f, round, s);
+    for (int64_t b = 0; b < f->head->call->buckets; b++) {
+        int64_t before = 0;
         for (int64_t s = 0; s < f->length; s++)
-            if (bucket[s] == b && is_key(f->head, s)) rank[s] = sorted++;
+            if (bucket[s] == b) rank[s] = is_key(f->head, s) ? before++ : -1;
+    }
 }
 
 static struct reformer reformer_prepare(const struct head *head, double *scratch)
@@ -101,7 +98,7 @@ static struct reformer reformer_prepare(const struct head *head, double *scratch
     _Static_assert(sizeof(int64_t) == sizeof(double), "both lie in one scratch");
     f.rank = f.bucket + l * f.rounds;
     keys_fill(&f);
-    for (int64_t round = 0; round < f.rounds; round++) round_sort(&f, round);
+    for (int64_t round = 0; round < f.rounds; round++) round_rank(&f, round);
     return f;
 }
 

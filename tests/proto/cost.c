@@ -171,14 +171,14 @@ Test(cost, linformer_grows_with_length_and_rank)
 }
 
 /* No k_proj, 32 * 32 + 32 a layer, and two parts of the product in place of three; R (2 rounds, 8, 4).
- * Three chunks of 16: 16 keys for the first, 32 for the others. */
+ * Eight buckets of 6 in three chunks of 2: 2 keys for the queries of the first, 4 for those of the others. */
 Test(cost, reformer_has_no_keys_of_its_own)
 {
     struct jobspec spec = vectors_spec();
     spec.attention.kind = ATTENTION_REFORMER;
     spec.attention.rounds = 2;
     spec.attention.buckets = 8;
-    spec.attention.chunk = 16;
+    spec.attention.chunk = 2;
     uint64_t parameters = 22784 - 2 * (32 * 32 + 32);
     cr_expect(cost_for(&spec).parameters == parameters);
     cr_expect(cost_for(&spec).bytes_weights == 4 * (parameters + 2 * 2 * 8 * 4));
@@ -187,13 +187,13 @@ Test(cost, reformer_has_no_keys_of_its_own)
     uint64_t ends = 2 * 3072 + 2 * 96 + 6144, gradients = 2 * 3072 + 6144;
     cr_expect(cost_for(&spec).bytes_activations == 4 * (2 * layer + ends + gradients));
 
-    double hashed = 48.0 * 8 * 4 * 2, pairs = 16 * 16 + 2 * 16 * 32;
+    double hashed = 48.0 * 8 * 4 * 2, pairs = 8 * (2 * 2 + 2 * 2 * 4);
     double sequence = 2 * 4 * 2 * (hashed + 3 * pairs * 2 * (8 + 8));
     double token = 2.0 * 2 * (3 * 32 * 32 + 2 * 32 * 64) + 2.0 * 32 * 64;
     cr_expect(cost_for(&spec).flops_attention == 16 * sequence);
     cr_expect(cost_for(&spec).flops_step == 16 * sequence + 3.0 * 16 * 48 * token);
 
-    spec.attention.chunk = 64; /* one chunk holds all: every query with every key */
-    sequence = 2 * 4 * 2 * (hashed + 3 * 48.0 * 48 * 2 * (8 + 8));
+    spec.attention.chunk = 64; /* holds all of a bucket: every query with every key of it */
+    sequence = 2 * 4 * 2 * (hashed + 3 * 8 * 6.0 * 6 * 2 * (8 + 8));
     cr_expect(cost_for(&spec).flops_attention == 16 * sequence);
 }
