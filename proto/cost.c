@@ -92,13 +92,15 @@ static uint64_t activation_floats(const struct jobspec *spec, const struct shape
 {
     const uint64_t R = s->rows, D = s->width, M = s->mlp;
     const uint64_t narrow = region(R * D), column = region(R);
-    /* input, norm1, attended, middle, norm2; the parts; before and after the GELU; two means and deviations */
-    const uint64_t layer = 5 * narrow + region(s->parts * R * D) + 2 * region(R * M) + 4 * column;
+    /* norm1, attended, middle, norm2; the parts; before and after the GELU; two means and deviations. Beside these its
+     * input, which every layer keeps. */
+    const uint64_t layer = 4 * narrow + region(s->parts * R * D) + 2 * region(R * M) + 4 * column;
+    const uint64_t kept = spec->train.recompute == RECOMPUTE_LAYER ? 1 : s->layers;
     /* output, norm_f and its statistics, logits; gradients: stream, narrow, wide, behind a dropout */
     const uint64_t ends = 2 * narrow + 2 * column + region(R * s->vocab);
     const uint64_t wide = region(R * (s->parts * D > M ? s->parts * D : M));
     const uint64_t gradients = (spec->model.dropout > 0.0 ? 3 : 2) * narrow + wide;
-    return s->layers * layer + ends + gradients;
+    return s->layers * narrow + kept * layer + ends + gradients;
 }
 
 /* One buffer for each depth of the binary tree over a rank's micro-shards. */

@@ -44,6 +44,7 @@ struct text_list {
 #define JOBSPEC_TYPE_SCHEDULE   enum lr_schedule
 #define JOBSPEC_TYPE_DIVERGENCE enum on_divergence
 #define JOBSPEC_TYPE_PRECISION  enum precision
+#define JOBSPEC_TYPE_RECOMPUTE  enum recompute
 
 /* spec->train.micro_batch, spec->attention.kind, spec->slurm.partition, ... as in the file. */
 struct jobspec {

@@ -6,7 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "proto/cost.h"
 #include "proto/vocabulary.h"
 
 static const struct {
@@ -405,6 +407,47 @@ static void check_warmup(struct jobspec_reading *reading)
                    "the warm-up ends after the training: `lr` is never reached");
 }
 
+/* INFINITY: the machine does not say. */
+static double machine_bytes(void)
+{
+    const long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
+    return pages > 0 && bytes > 0 ? (double)pages * (double)bytes : INFINITY;
+}
+
+static double job_bytes(const struct jobspec *spec)
+{
+    struct cost cost;
+    cost_of(spec, &cost);
+    return (double)spec->resources.ranks * (double)cost.bytes_total;
+}
+
+/* What kernels keep for themselves is not known here: what is warned of does not fit, what is not may yet not fit. */
+static void check_memory(struct jobspec_reading *reading)
+{
+    if (reading->diagnostics->errors > 0) return;
+    const struct jobspec *spec = reading->spec;
+    const double bytes = job_bytes(spec), room = machine_bytes();
+    if (bytes <= room) return;
+
+    enum jobspec_key_id key = KEY_data_length;
+    struct jobspec less = *spec;
+    char label[100], help[120] = "a smaller `length` in [data] or a smaller [model] takes less";
+    if (spec->train.recompute == RECOMPUTE_NONE) {
+        key = KEY_train_recompute;
+        less.train.recompute = RECOMPUTE_LAYER;
+        snprintf(help, sizeof help, "with `recompute = \"layer\"` in [train] it takes %.3g GB",
+                 job_bytes(&less) * 1e-9);
+    } else if (spec->train.micro_batch > 1) {
+        key = KEY_train_micro_batch;
+        less.train.micro_batch = 1;
+        snprintf(help, sizeof help, "with `micro_batch = 1` in [train] it takes %.3g GB",
+                 job_bytes(&less) * 1e-9);
+    }
+    snprintf(label, sizeof label, "%.3g GB are needed at least", bytes * 1e-9);
+    jobspec_report(reading, WARNING_MEMORY, place_of(reading, key), label, help,
+                   "the job does not fit into the %.3g GB of this machine", room * 1e-9);
+}
+
 /* ---- defaults that follow from other keys ---- */
 
 static int64_t default_threads(int64_t ranks)
@@ -457,6 +500,7 @@ void jobspec_check(struct jobspec_reading *reading)
     check_vocab(reading);
     check_objective(reading);
     check_warmup(reading);
+    check_memory(reading);
 }
 
 /* ---- of a finished spec ---- */

@@ -44,7 +44,8 @@ extern "C" {
     M(MISTAKE_BUCKETS, "E0510", SEVERITY_ERROR, "buckets is odd")                                 \
     M(MISTAKE_ROTARY, "E0511", SEVERITY_ERROR, "rotary positions and heads of one column")        \
     M(WARNING_OBJECTIVE, "W0601", SEVERITY_WARNING, "next-token in a model that sees all tokens") \
-    M(WARNING_WARMUP, "W0602", SEVERITY_WARNING, "the warm-up is longer than the training")
+    M(WARNING_WARMUP, "W0602", SEVERITY_WARNING, "the warm-up is longer than the training")       \
+    M(WARNING_MEMORY, "W0603", SEVERITY_WARNING, "more memory than this machine has")
 
 #define JOBSPEC_MISTAKE_ID(enumerator, code, severity, meaning) enumerator,
 enum jobspec_mistake { JOBSPEC_MISTAKES(JOBSPEC_MISTAKE_ID) MISTAKE_COUNT };

@@ -101,6 +101,13 @@ static struct dropout_key dropout_at(const struct performer *m, uint32_t site)
     };
 }
 
+/* Recomputing, all layers share the activations of the last, which the backward pass finds filled; it fills them again
+ * for each of the others, from the layer's input. */
+static bool holds_own(const struct performer *m, int64_t layer)
+{
+    return m->spec->train.recompute == RECOMPUTE_NONE || layer == m->params->layers - 1;
+}
+
 /* One part of the common product of q, k and v: row stride P D. */
 static struct heads_view part_view(const struct performer *m, float *qkv, int64_t part)
 {
@@ -190,15 +197,17 @@ static void turn_heads(struct performer *m, float *qkv, const struct batch *batc
        .x = q_view(m, qkv));
 }
 
-static void show_attention(struct performer *m, int64_t layer, const struct attention *attention)
+static void show_attention(struct performer *m, int64_t layer, const struct batch *batch)
 {
     if (!m->pass.attended) return;
+    const struct attention attention = attention_of(m, layer, batch);
     if (m->status == ST_OK) m->status = m->backend->sync(m->stream);
-    if (m->status == ST_OK) m->pass.attended(m->pass.context, layer, attention);
+    if (m->status == ST_OK) m->pass.attended(m->pass.context, layer, &attention);
 }
 
-static void forward_layer(struct performer *m, int64_t layer, const float *w,
-                          const struct batch *batch, float *output)
+/* All that the backward pass of a layer starts from: everything but its last product. */
+static void fill_layer(struct performer *m, int64_t layer, const float *w,
+                       const struct batch *batch)
 {
     const int64_t R = batch->sequences * m->length, D = m->width, M = m->mlp;
     const struct layer_offsets *at = &m->params->layer[layer];
@@ -211,7 +220,6 @@ static void forward_layer(struct performer *m, int64_t layer, const float *w,
     turn_heads(m, a->qkv, batch, false);
     const struct attention attention = attention_of(m, layer, batch);
     RUN(m, attention, &attention);
-    show_attention(m, layer, &attention);
     DO(m, linear_residual,
        .linear = {.rows = R,
                   .in = D,
@@ -233,6 +241,22 @@ static void forward_layer(struct performer *m, int64_t layer, const float *w,
                   .bias = w + at->fc1_bias,
                   .y = a->inner_gelu},
        .u = a->inner);
+}
+
+/* Where layer `layer` - 1 leaves the residual stream: the input of `layer`, or what norm_f reads. */
+static float *stream_into(const struct performer *m, int64_t layer)
+{
+    return layer < m->params->layers ? m->layer[layer].input : m->output;
+}
+
+/* The residual stream as a filled layer leaves it. */
+static void finish_layer(struct performer *m, int64_t layer, const float *w,
+                         const struct batch *batch)
+{
+    const int64_t R = batch->sequences * m->length, D = m->width, M = m->mlp;
+    const struct layer_offsets *at = &m->params->layer[layer];
+    const struct layer_activations *a = &m->layer[layer];
+
     DO(m, linear_residual,
        .linear = {.rows = R,
                   .in = M,
@@ -240,14 +264,8 @@ static void forward_layer(struct performer *m, int64_t layer, const float *w,
                   .x = a->inner_gelu,
                   .weight = w + at->fc2_weight,
                   .bias = w + at->fc2_bias,
-                  .y = output},
+                  .y = stream_into(m, layer + 1)},
        .residual = a->middle, .dropout = dropout_at(m, site_mlp(layer)));
-}
-
-/* Where layer `layer` - 1 leaves the residual stream: the input of `layer`, or what norm_f reads. */
-static float *stream_into(const struct performer *m, int64_t layer)
-{
-    return layer < m->params->layers ? m->layer[layer].input : m->output;
 }
 
 /* What is added to the tokens' vectors, (L, D); NULL: nothing. */
@@ -266,8 +284,11 @@ static void forward(struct performer *m, const float *w, const struct batch *bat
     DO(m, embed, .rows = R, .width = D, .vocab = V, .ids = batch->ids,
        .tokens = w + embedding->tok_embed, .positions = added_positions(m, w),
        .dropout = dropout_at(m, SITE_EMBEDDING), .y = stream_into(m, 0));
-    for (int64_t layer = 0; layer < m->params->layers; layer++)
-        forward_layer(m, layer, w, batch, stream_into(m, layer + 1));
+    for (int64_t layer = 0; layer < m->params->layers; layer++) {
+        fill_layer(m, layer, w, batch);
+        show_attention(m, layer, batch);
+        finish_layer(m, layer, w, batch);
+    }
     DO(m, layernorm, .rows = R, .width = D, .x = m->output, .weight = w + head->norm_f_weight,
        .bias = w + head->norm_f_bias, .y = m->norm_f, .mean = m->mean_f, .rstd = m->rstd_f);
     DO(m, linear, .rows = R, .in = D, .out = V, .x = m->norm_f, .weight = w + head->lm_head,
@@ -341,6 +362,7 @@ static void backward(struct performer *m, const float *w, const struct batch *ba
     bucket_done(m, bucket--);
 
     for (int64_t layer = m->params->layers - 1; layer >= 0; layer--) {
+        if (!holds_own(m, layer)) fill_layer(m, layer, w, batch);
         backward_layer(m, layer, w, batch, g);
         bucket_done(m, bucket--);
     }
@@ -415,24 +437,35 @@ static float *carve(struct carver *carver, int64_t floats)
     return region;
 }
 
+/* All of a layer but its input. */
+static void carve_layer(const struct performer *m, struct carver *carver,
+                        struct layer_activations *a)
+{
+    const int64_t R = m->spec->train.micro_batch * m->length, D = m->width, M = m->mlp;
+
+    a->norm1 = carve(carver, R * D);
+    a->qkv = carve(carver, R * m->parts * D);
+    a->attended = carve(carver, R * D);
+    a->middle = carve(carver, R * D);
+    a->norm2 = carve(carver, R * D);
+    a->inner = carve(carver, R * M);
+    a->inner_gelu = carve(carver, R * M);
+    a->mean1 = carve(carver, R);
+    a->rstd1 = carve(carver, R);
+    a->mean2 = carve(carver, R);
+    a->rstd2 = carve(carver, R);
+}
+
 static void carve_activations(struct performer *m, struct carver *carver)
 {
     const int64_t R = m->spec->train.micro_batch * m->length, D = m->width, M = m->mlp;
 
-    for (int64_t layer = 0; layer < m->params->layers; layer++) {
-        struct layer_activations *a = &m->layer[layer];
-        a->input = carve(carver, R * D);
-        a->norm1 = carve(carver, R * D);
-        a->qkv = carve(carver, R * m->parts * D);
-        a->attended = carve(carver, R * D);
-        a->middle = carve(carver, R * D);
-        a->norm2 = carve(carver, R * D);
-        a->inner = carve(carver, R * M);
-        a->inner_gelu = carve(carver, R * M);
-        a->mean1 = carve(carver, R);
-        a->rstd1 = carve(carver, R);
-        a->mean2 = carve(carver, R);
-        a->rstd2 = carve(carver, R);
+    for (int64_t layer = m->params->layers - 1; layer >= 0; layer--) {
+        if (holds_own(m, layer))
+            carve_layer(m, carver, &m->layer[layer]);
+        else
+            m->layer[layer] = m->layer[layer + 1];
+        m->layer[layer].input = carve(carver, R * D);
     }
     m->output = carve(carver, R * D);
     m->norm_f = carve(carver, R * D);
@@ -449,10 +482,12 @@ static void carve_saved(struct performer *m, struct carver *carver)
 {
     const struct batch batch = {.sequences = m->spec->train.micro_batch, .length = m->length};
     m->pass.training = true;
-    for (int64_t layer = 0; layer < m->params->layers; layer++) {
+    for (int64_t layer = m->params->layers - 1; layer >= 0; layer--) {
         const struct attention attention = attention_of(m, layer, &batch);
         m->layer[layer].saved =
-            carve(carver, (int64_t)m->backend->attention_saved_floats(&attention));
+            holds_own(m, layer)
+                ? carve(carver, (int64_t)m->backend->attention_saved_floats(&attention))
+                : m->layer[layer + 1].saved;
     }
 }
 
@@ -466,7 +501,9 @@ static enum status allocate(struct performer *m,
     *memory = aligned_alloc(REGION_ALIGN_BYTES, needed);
     if (!*memory)
         return fault_set(fault, ST_NO_MEMORY,
-                         "%zu bytes for %s: lower train.micro_batch or data.length", needed, what);
+                         "%zu bytes for %s: lower train.micro_batch or data.length, or set "
+                         "train.recompute to \"layer\"",
+                         needed, what);
     *bytes = carver.bytes;
     carver = (struct carver){.base = *memory};
     lay_out(m, &carver);

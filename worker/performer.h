@@ -7,7 +7,8 @@
  *   h += out_proj(attention(norm1(h)));  h += fc2(gelu(fc1(norm2(h))))
  *
  * One micro-shard at a time: `performer_forward`, then `performer_loss`, then `performer_backward` on what
- * those kept. Activations are one allocation made at the start; nothing here allocates afterwards.
+ * those kept. Activations are one allocation made at the start; nothing here allocates afterwards. With train.recompute =
+ * "layer" only inputs of layers are kept, and the backward pass makes the rest again, layer by layer: the same bits.
  */
 
 #include <stdbool.h>

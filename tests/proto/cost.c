@@ -92,6 +92,18 @@ Test(cost, bytes_of_activations)
                                       cost.bytes_activations);
 }
 
+/* Every layer its input, and once what a layer keeps besides. What is done twice is counted once. */
+Test(cost, bytes_of_recomputed_layers)
+{
+    struct jobspec spec = vectors_spec();
+    const double flops = cost_for(&spec).flops_step;
+    spec.train.recompute = RECOMPUTE_LAYER;
+    uint64_t layer = 4 * 3072 + 9216 + 2 * 6144 + 4 * 96;
+    uint64_t ends = 2 * 3072 + 2 * 96 + 6144, gradients = 2 * 3072 + 9216;
+    cr_expect(cost_for(&spec).bytes_activations == 4 * (2 * 3072 + layer + ends + gradients));
+    cr_expect(cost_for(&spec).flops_step == flops);
+}
+
 /* A token forward: 2 * (3 D D + D D + 2 D M) a layer and 2 D V; all three times with the backward pass. */
 Test(cost, operations_of_the_dense_products)
 {

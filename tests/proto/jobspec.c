@@ -364,6 +364,26 @@ Test(jobspec, a_forward_pass_has_a_limit)
     cr_assert_str_eq(diagnostics.items[0].code, "E0507");
 }
 
+/* Petabytes: more than any machine has. Each cure is offered as long as it is not taken. */
+Test(jobspec, a_job_larger_than_the_machine_is_warned_of)
+{
+    const char *sets[] = {"data.length=16777216", "model.mlp=262144", "train.recompute=layer",
+                          "train.micro_batch=1"};
+    static const char *const cures[] = {"`recompute = \"layer\"` in [train]",
+                                        "`micro_batch = 1` in [train]", "a smaller `length`"};
+    static const int lines[] = {19, 21, 0};
+    for (size_t taken = 0; taken < 3; taken++) {
+        cr_assert_eq(parse_with(file_with(0, ""), sets, 2 + taken), ST_OK, "%s", words());
+        cr_assert_eq(diagnostics.count, 1, "%s", words());
+        const struct diagnostic *item = &diagnostics.items[0];
+        cr_expect_str_eq(item->code, "W0603");
+        cr_expect(says(item, "does not fit") && says(item, cures[taken]), "%s", words());
+        cr_expect(taken == 2 || item->line == lines[taken], "%s", words());
+    }
+    cr_assert_eq(parse(file_with(0, "")), ST_OK);
+    cr_assert_eq(diagnostics.count, 0, "%s", words());
+}
+
 Test(jobspec, linformer_has_no_more_rows_than_positions)
 {
     const char *sets[] = {"model.causal=false", "attention.kind=linformer", "attention.rank=129"};
@@ -612,7 +632,7 @@ static const char every_key[] =
     "beta1 = 0.30000000000000004\nbeta2 = 0\nepsilon = 1e-30\nweight_decay = 0.0\n"
     "clip = 123456789.125\n"
     "[train]\nsteps = 1000000000\nbatch = 24\nmicro_batch = 3\non_divergence = \"stop\"\n"
-    "precision = \"fp32\"\n"
+    "precision = \"fp32\"\nrecompute = \"layer\"\n"
     "[evaluate]\nevery = 9\nbatches = 8\n"
     "[checkpoint]\nevery = 7\nevery_minutes = 0.0\nkeep = 6\n"
     "[restart]\nmax = 0\n"

@@ -212,6 +212,65 @@ ParameterizedTest(struct difference_case *test, performer, gradient_is_the_diffe
     bench_close(&bench);
 }
 
+struct recompute_case {
+    char backend[16];
+    enum attention_kind attention;
+    bool causal;
+    double dropout;
+    enum positions positions;
+};
+
+ParameterizedTestParameters(performer, recomputed_layers_give_the_same_bits)
+{
+    static struct recompute_case cases[] = {
+        {"reference", ATTENTION_FAVOR, true, 0.2, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_FAVOR, true, 0.2, POSITIONS_ROTARY},
+        {"cpu", ATTENTION_FAVOR, false, 0.0, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_SOFTMAX, true, 0.2, POSITIONS_SINUSOIDAL},
+        {"cpu", ATTENTION_LINFORMER, false, 0.2, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_REFORMER, true, 0.2, POSITIONS_ROTARY},
+        {"cpu", ATTENTION_IDENTITY, true, 0.2, POSITIONS_LEARNED},
+    };
+    return cr_make_param_array(struct recompute_case, cases, sizeof cases / sizeof cases[0]);
+}
+
+/* The gradient of three layers, the caller's; the activations of the model that made it. */
+static float *gradient_of(const struct recompute_case *test, enum recompute recompute,
+                          size_t *floats, size_t *activation_bytes)
+{
+    struct bench bench = {0};
+    small_job(&bench.spec);
+    bench.spec.model.layers = 3;
+    bench.spec.model.causal = test->causal;
+    bench.spec.model.dropout = test->dropout;
+    bench.spec.model.positions = test->positions;
+    bench.spec.attention.kind = test->attention;
+    bench.spec.train.recompute = recompute;
+    bench_open(&bench, test->backend);
+    fill(&bench);
+    loss_of(&bench, true);
+    cr_assert(performer_backward(bench.model, &bench.stream, bench.weights, &bench.batch,
+                                 bench.gradient, NULL) == ST_OK);
+    float *gradient = bench.gradient;
+    *floats = (size_t)bench.params->floats;
+    *activation_bytes =
+        performer_activation_bytes(bench.model) + performer_saved_bytes(bench.model);
+    bench.gradient = NULL;
+    bench_close(&bench);
+    return gradient;
+}
+
+ParameterizedTest(struct recompute_case *test, performer, recomputed_layers_give_the_same_bits)
+{
+    size_t floats, kept_bytes, recomputed_bytes;
+    float *kept = gradient_of(test, RECOMPUTE_NONE, &floats, &kept_bytes);
+    float *recomputed = gradient_of(test, RECOMPUTE_LAYER, &floats, &recomputed_bytes);
+    cr_expect(memcmp(kept, recomputed, floats * sizeof *kept) == 0);
+    cr_expect(recomputed_bytes < kept_bytes);
+    free(recomputed);
+    free(kept);
+}
+
 /* What the hook saw when it was told that a bucket is complete. */
 struct watch {
     struct bench *bench;
@@ -440,12 +499,13 @@ Test(performer, linformer_is_refused_where_it_would_be_causal)
 
 Test(performer, its_memory_is_what_the_cost_says)
 {
-    for (int variant = 0; variant < 32; variant++) {
+    for (int variant = 0; variant < 64; variant++) {
         struct bench bench = {0};
         struct cost cost;
         small_job(&bench.spec);
         bench.spec.attention.kind = variant & 4 ? ATTENTION_REFORMER : ATTENTION_FAVOR;
-        bench.spec.model.positions = (enum positions)(variant >> 3);
+        bench.spec.model.positions = (enum positions)(variant >> 3 & 3);
+        bench.spec.train.recompute = (enum recompute)(variant >> 5);
         bench.spec.model.dropout = variant & 1 ? 0.1 : 0.0;
         bench.spec.model.mlp = variant & 2 ? 100 : 12;
         bench_open(&bench, "cpu");

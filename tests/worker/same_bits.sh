@@ -106,6 +106,9 @@ interrupted stopped TERM 0
 grep -q 'stopped and saved' "$work/stopped.log" || fail "stopped: no word of it"
 same stopped
 
+train recomputed 2 --set 'train.recompute="layer"'
+same recomputed
+
 train again 0 && train again 4
 same again
 grep -q 'resumes at step 40' "$work/again.log" || fail "again: trained a finished run"
