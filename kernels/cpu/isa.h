@@ -64,6 +64,62 @@ static inline floats lanes_sqrt(floats x)
     return (floats)INTRINSIC(sqrt_ps)((REGISTER_FLOATS)x);
 }
 
+/*
+ * A lane of words may hold a pair: two bf16, in memory one behind the other. Of a machine that knows them the instructions
+ * take subnormals as 0; others compute the same with floats.
+ */
+#if defined(__AVX512BF16__)
+
+/* sum + both products of each lane */
+static inline floats lanes_pair_fma(words a, words b, floats sum)
+{
+    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+
+/* Of each lane the pair (first, second). */
+static inline words lanes_pair(floats first, floats second)
+{
+    const words low = (words)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)first));
+    const words high = (words)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)second));
+    return low | high << 16;
+}
+
+/* The pairs of 2 LANES neighbours, of which these are the first and the second half. */
+static inline words lanes_pair_row(floats first, floats second)
+{
+    return (words)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+}
+
+#else
+
+static inline floats lanes_pair_fma(words a, words b, floats sum)
+{
+    sum = lanes_fma((floats)(a << 16), (floats)(b << 16), sum);
+    return lanes_fma((floats)(a & 0xffff0000u), (floats)(b & 0xffff0000u), sum);
+}
+
+/* The bf16 in the upper half, as bf16_of() in kernels/bf16.h; what is below does not count. */
+static inline words lanes_round_bf16(floats x)
+{
+    const words bits = (words)x, is_number = (words)(x == x);
+    const words rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+    return (rounded & is_number) | ((bits | 0x400000u) & ~is_number);
+}
+
+static inline words lanes_pair(floats first, floats second)
+{
+    return lanes_round_bf16(first) >> 16 | (lanes_round_bf16(second) & 0xffff0000u);
+}
+
+static inline words lanes_pair_row(floats first, floats second)
+{
+    const ints even = 2 * (ints){LANE_NUMBERS};
+    return lanes_pair(__builtin_shuffle(first, second, even),
+                      __builtin_shuffle(first, second, even + 1));
+}
+
+#endif
+
 /* Products of the even lanes, 64 bits each. */
 static inline long_words lanes_multiply_even(words a, words b)
 {

@@ -1,20 +1,24 @@
 /*
  * y = x wᵀ in tiles of rows and columns, each one product; what comes after it is done while its
- * tile is in the cache. wᵀ is laid out first: a product reads it a tenth faster than w.
+ * tile is in the cache. wᵀ is laid out first: a product reads it a tenth faster than w. In bf16
+ * both x and wᵀ are laid out as pairs.
  */
 
 #include "kernels/cpu/dropout_lanes.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/pieces.h"
+#include "kernels/cpu/pairs.h"
 #include "kernels/cpu/product.h"
 
-enum { TILE_ROWS = 128, TILE_COLUMNS = 512, TRANSPOSE_ROWS = 32 };
+enum { TILE_ROWS = 120, TILE_COLUMNS = 512, TRANSPOSE_ROWS = 32, ROUND_ROWS = 32 };
 
 struct task {
     const struct linear *linear;
     float *weight; /* (in, stride): wᵀ */
     int64_t stride;
+    int64_t pairs;                          /* bf16: of a row of x */
+    uint32_t *x;                            /* bf16: (R, pairs) */
+    uint32_t *panels;                       /* bf16: wᵀ */
     float *u;                               /* linear_gelu */
     const struct linear_residual *residual; /* linear_residual */
     float *tiles;                           /* (threads, TILE_ROWS, tile_stride) */
@@ -30,7 +34,13 @@ static size_t task_plan(struct task *task, const struct linear *linear, int thre
         .stride = gemm_stride(linear->out),
         .tile_stride = gemm_stride(smaller(linear->out, TILE_COLUMNS)),
     };
-    task->weight = scratch_take(&scratch, linear->in * task->stride);
+    if (linear->precision == PRECISION_BF16) {
+        task->pairs = pairs_of(linear->in);
+        task->x = scratch_take_words(&scratch, linear->rows * task->pairs);
+        task->panels = scratch_take_words(&scratch, panels_words(linear->in, linear->out));
+    } else {
+        task->weight = scratch_take(&scratch, linear->in * task->stride);
+    }
     task->tiles = scratch_take(&scratch, threads * TILE_ROWS * task->tile_stride);
     return scratch.used;
 }
@@ -70,10 +80,41 @@ static void weight_transpose(void *context, int64_t piece, int thread)
      task->weight + rows.from, task->stride);
 }
 
+static void x_round(void *context, int64_t piece, int thread)
+{
+    const struct task *task = context;
+    const struct linear *linear = task->linear;
+    const struct range rows = piece_range(piece, ROUND_ROWS, linear->rows);
+    (void)thread;
+    CPU(pairs_of_rows)
+    (rows.count, linear->in, linear->x + rows.from * linear->in, linear->in,
+     task->x + rows.from * task->pairs);
+}
+
+static void weight_round(void *context, int64_t piece, int thread)
+{
+    const struct task *task = context;
+    const struct linear *linear = task->linear;
+    (void)thread;
+    CPU(panels_of_transposed)
+    (piece_range(piece, PANEL, linear->out), linear->in, linear->weight, linear->in, task->panels);
+}
+
+static void operands_lay_out(struct stream *stream, struct task *task)
+{
+    const struct linear *linear = task->linear;
+    if (linear->precision == PRECISION_BF16) {
+        team_run(stream->team, pieces_of(linear->rows, ROUND_ROWS), x_round, task);
+        team_run(stream->team, pieces_of(linear->out, PANEL), weight_round, task);
+    } else {
+        team_run(stream->team, pieces_of(linear->out, TRANSPOSE_ROWS), weight_transpose, task);
+    }
+}
+
 static void tiles_run(struct stream *stream, struct task *task, team_body *body)
 {
     const struct linear *linear = task->linear;
-    team_run(stream->team, pieces_of(linear->out, TRANSPOSE_ROWS), weight_transpose, task);
+    operands_lay_out(stream, task);
     team_run(stream->team,
              pieces_of(linear->rows, TILE_ROWS) * pieces_of(linear->out, TILE_COLUMNS), body, task);
 }
@@ -92,6 +133,13 @@ static struct tile tile_at(int64_t piece, int64_t rows, int64_t columns)
 static void tile_multiply(const struct task *task, struct tile tile, float *y, int64_t stride)
 {
     const struct linear *linear = task->linear;
+    if (linear->precision == PRECISION_BF16) {
+        const struct left x = {task->x + tile.rows.from * task->pairs, task->pairs, 1};
+        CPU(pairs_multiply)
+        (tile.rows.count, tile.columns.count, task->pairs, x,
+         task->panels + tile.columns.from * task->pairs, task->pairs * PANEL, false, y, stride);
+        return;
+    }
     gemm_nn(tile.rows.count, tile.columns.count, linear->in, 1,
             linear->x + tile.rows.from * linear->in, linear->in, task->weight + tile.columns.from,
             task->stride, 0, y, stride);

@@ -53,6 +53,11 @@ static inline float *scratch_take(struct scratch *scratch, int64_t count)
     return taken;
 }
 
+static inline uint32_t *scratch_take_words(struct scratch *scratch, int64_t count)
+{
+    return (uint32_t *)scratch_take(scratch, count);
+}
+
 /* Defines the scratch query of an operation that needs none. */
 #define CPU_WITHOUT_SCRATCH(op)                                       \
     size_t CPU(op##_scratch)(const struct op *arguments, int threads) \

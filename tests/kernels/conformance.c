@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/cpu.h"
 #include "kernels/philox.h"
 #include "kernels/positions.h"
 #include "tests/kernels/naive.h"
@@ -691,12 +692,28 @@ static void op_hold(const char *op, trial *run, double tolerance)
 }
 
 /* bf16 rounds what a product reads and nothing else, so the tolerance is no other than in fp32. */
-static void product_hold(const char *op, trial *run, double tolerance)
+static void product_hold_by(const struct backend *backend, const char *op, trial *run,
+                            double tolerance)
 {
     for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++) {
         struct shape shape = SHAPES[i];
         shape.precision = PRECISION_BF16;
-        shape_hold(backend_find("reference"), op, run, tolerance, &shape);
+        shape_hold(backend, op, run, tolerance, &shape);
+    }
+}
+
+/* By every instruction set that this machine has: with bf16 of its own, and with floats in its place. */
+static void product_hold(const char *op, trial *run, double tolerance)
+{
+#define ISA_TEXT(isa, text) text,
+    static const char *const isas[] = {CPU_ISAS(ISA_TEXT)};
+#undef ISA_TEXT
+    product_hold_by(backend_find("reference"), op, run, tolerance);
+    for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
+        struct backend cpu = *backend_find("cpu");
+        if (cpu_backend_override_isa(&cpu, isas[i]) == ST_UNSUPPORTED) continue;
+        cpu.name = isas[i];
+        product_hold_by(&cpu, op, run, tolerance);
     }
 }
 
