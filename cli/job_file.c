@@ -101,7 +101,9 @@ void job_file_print_cost(const struct invocation *invocation, const struct job_f
            bytes_text((double)cost.bytes_gradients).text,
            bytes_text((double)cost.bytes_moments).text,
            bytes_text((double)cost.bytes_activations).text);
-    printf("a step      %s FLOPs, %s tokens\n", count_text(cost.flops_step).text,
-           count_text((double)cost.tokens_step).text);
+    const bool padded = job->spec.data.packing == PACKING_PAD;
+    printf("a step      %s%s FLOPs, %s tokens%s\n", padded ? "at most " : "",
+           count_text(cost.flops_step).text, count_text((double)cost.tokens_step).text,
+           padded ? ": of rows of full length, padding behind the longest is not computed" : "");
     print_attention(job, &cost);
 }

@@ -124,7 +124,9 @@ struct embed_backward {
     const int32_t *ids;
     struct dropout_key dropout;
     const float *dy;
-    float *dtokens, *dpositions; /* written whole; dpositions NULL where there are none */
+    /* (vocab, width) (positions, width), written whole; dpositions NULL where there are none */
+    float *dtokens, *dpositions;
+    int64_t positions; /* L or more: to those from L on nothing comes back */
 };
 
 /* x[b, h, l, i] at data[b * batch_stride + h * head_stride + l * row_stride + i] */
@@ -175,8 +177,9 @@ struct attention {
     struct heads_view q, k, v; /* (B, H, L, d) (B, H, L, d) (B, H, L, e); reformer: no k */
     struct heads_view out;     /* (B, H, L, e) */
     float *saved; /* attention_saved_floats of the backend's own; NULL: no backward pass comes */
-    int64_t rank; /* linformer: r, 1 ... L */
-    const float *key_projection, *value_projection; /* linformer: E and F, (r, L) */
+    /* linformer: r rows of E and F; their columns, L or more, of which the first L are met */
+    int64_t rank, columns;
+    const float *key_projection, *value_projection; /* (r, columns) */
     int64_t rounds, buckets, chunk; /* reformer: hash rounds; buckets, even; positions of a chunk */
     const float *rotations;         /* reformer: R, (rounds, d, buckets / 2) */
 };

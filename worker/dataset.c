@@ -14,7 +14,7 @@
 #include "worker/text.h"
 #include "worker/token_rows.h"
 
-enum { NO_TOKEN = -1, TEXT_BLOCK_BYTES = 4096, IDS_MAX = 1 << 16 };
+enum { NO_TOKEN = -1, TEXT_BLOCK_BYTES = 4096, IDS_MAX = 1 << 16, LENGTH_BLOCK = 64 };
 
 struct alphabet {
     int32_t letters; /* records are made of ids 0 ... letters-1 */
@@ -335,6 +335,12 @@ uint64_t dataset_hash(const struct dataset *dataset)
     return dataset->hash;
 }
 
+/* Tokens of a row as far as they go in; a row of next-token has one more, for its last target. */
+static int64_t tokens_of(const struct dataset *dataset, struct row row)
+{
+    return row.count < dataset->length ? row.count : dataset->length;
+}
+
 /* Sequence i of the batch, made of `row`; one without tokens is all padding. `step` and `sequence`
  * key what is masked. */
 static void sequence_fill(const struct dataset *dataset, struct row row, uint32_t step,
@@ -351,29 +357,58 @@ static void sequence_fill(const struct dataset *dataset, struct row row, uint32_
     if (!dataset->masked) return;
     const struct masking masking = {dataset->seed, step, dataset->alphabet.mask,
                                     dataset->alphabet.letters};
-    int64_t count = row.count < batch->length ? row.count : batch->length;
-    masking_apply(&masking, sequence, count, ids, targets);
+    masking_apply(&masking, sequence, tokens_of(dataset, row), ids, targets);
+}
+
+/* A sequence of a step, in the order of the epoch; of step 0 in that of the file. */
+static struct row row_for(const struct dataset *dataset, uint64_t step, int64_t sequence)
+{
+    if (step == 0) return sequence < dataset->rows ? row_at(dataset, sequence) : (struct row){0};
+    uint64_t rows = (uint64_t)dataset->rows;
+    uint64_t n = (step - 1) * (uint64_t)dataset->batch + (uint64_t)sequence;
+    return row_at(dataset,
+                  sample_order(dataset->seed, n / rows, dataset->rows, (int64_t)(n % rows)));
+}
+
+int64_t dataset_shorter(int64_t length)
+{
+    return (length - 1) / LENGTH_BLOCK * LENGTH_BLOCK;
+}
+
+/* What is padded is as long as its longest row asks for, which a shard sees by itself. */
+static int64_t batch_length(const struct dataset *dataset, int64_t longest)
+{
+    if (!dataset->padded) return dataset->length;
+    int64_t blocks = longest > 0 ? (longest + LENGTH_BLOCK - 1) / LENGTH_BLOCK : 1;
+    int64_t length = blocks * LENGTH_BLOCK;
+    return length < dataset->length ? length : dataset->length;
+}
+
+static void batch_fill(const struct dataset *dataset, uint64_t step, int64_t first,
+                       struct batch *batch)
+{
+    int64_t longest = 0;
+    batch->tokens = 0;
+    for (int64_t i = 0; i < batch->sequences; i++) {
+        int64_t tokens = tokens_of(dataset, row_for(dataset, step, first + i));
+        if (tokens > longest) longest = tokens;
+        batch->tokens += tokens;
+    }
+    batch->length = batch_length(dataset, longest);
+    for (int64_t i = 0; i < batch->sequences; i++)
+        sequence_fill(dataset, row_for(dataset, step, first + i), (uint32_t)step,
+                      (uint32_t)(first + i), batch, i);
 }
 
 void dataset_batch(const struct dataset *dataset, uint64_t step, int64_t first, struct batch *batch)
 {
     assert(step >= 1 && step <= UINT32_MAX);
     assert(first >= 0 && first + batch->sequences <= dataset->batch);
-    assert(batch->length == dataset->length);
-    uint64_t rows = (uint64_t)dataset->rows;
-    for (int64_t i = 0; i < batch->sequences; i++) {
-        uint64_t n = (step - 1) * (uint64_t)dataset->batch + (uint64_t)(first + i);
-        int64_t r = sample_order(dataset->seed, n / rows, dataset->rows, (int64_t)(n % rows));
-        sequence_fill(dataset, row_at(dataset, r), (uint32_t)step, (uint32_t)(first + i), batch, i);
-    }
+    batch_fill(dataset, step, first, batch);
 }
 
 void dataset_rows_at(const struct dataset *dataset, int64_t first, struct batch *batch)
 {
-    assert(first >= 0 && batch->length == dataset->length);
-    for (int64_t i = 0; i < batch->sequences; i++) {
-        struct row row = {0};
-        if (first + i < dataset->rows) row = row_at(dataset, first + i);
-        sequence_fill(dataset, row, 0, (uint32_t)(first + i), batch, i);
-    }
+    assert(first >= 0);
+    batch_fill(dataset, 0, first, batch);
 }

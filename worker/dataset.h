@@ -9,7 +9,8 @@
  * Records (a FASTA entry; a text file, or a line of it with `pad`) become rows by [data] packing:
  *   concat  record + EOS, all joined, cut every `length` tokens; next-token reads one more for its last
  *           target. What does not fill the last row is left out.
- *   pad     BOS + record + EOS (text has no BOS), cut to a row, the rest PAD.
+ *   pad     BOS + record + EOS (text has no BOS), cut to a row, the rest PAD. Rows that are asked for together are only as
+ *           long as the longest of them, in blocks of 64: what is behind holds no token of any.
  * A tokens file holds rows already; the masked objective reads the first `length` of each.
  *
  * With valid_fraction a record is for validation where the XXH3 hash of its tokens falls below that share:
@@ -43,15 +44,20 @@ int64_t dataset_rows(const struct dataset *dataset);
  * knows only frequencies would lose. */
 double dataset_entropy(const struct dataset *dataset);
 
+/* The next shorter length than `length` that rows of [data] packing "pad" can have together, 0: none. */
+int64_t dataset_shorter(int64_t length);
+
 /* Of the tokens of all rows, in order: equal where the data are. */
 uint64_t dataset_hash(const struct dataset *dataset);
 
-/* `sequences` rows of `length` tokens, the caller's memory. */
+/* `sequences` rows of `length` tokens: the memory is the caller's and has room for rows of data.length, `length` is set
+ * by who fills it. */
 struct batch {
     int64_t sequences, length;
     int32_t *ids;      /* (S, L) */
     int32_t *targets;  /* (S, L), -1: nothing to predict here */
     uint8_t *key_mask; /* (S, L), 0: padding; all 1 where nothing is padded */
+    int64_t tokens;    /* that are no padding */
 };
 
 /*

@@ -20,7 +20,8 @@ enum { ORDERS_HEARD_MAX = 16, ORDERS_HANDLED_MAX = 256 };
 /* What a rank tells all others at a step edge. Gathered as bytes: zero it before it is filled. */
 struct control {
     double loss_sum;
-    int64_t counted;
+    int64_t counted;     /* tokens that were predicted */
+    int64_t tokens;      /* that went in, without padding */
     uint32_t stop_asked; /* this rank was told by a signal to save and end */
     uint32_t fenced;     /* this rank knows that a newer attempt has taken over */
     uint32_t heard_count;

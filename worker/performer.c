@@ -30,8 +30,9 @@ struct performer {
     const struct params *params;
     const struct backend *backend;
     int threads;
-    int64_t width, mlp, heads, head_dim, vocab, length;
-    int64_t parts; /* P: what one product makes, q, k and v; or q and v */
+    int64_t width, mlp, heads, head_dim, vocab;
+    int64_t length; /* L of the batch under way */
+    int64_t parts;  /* P: what one product makes, q, k and v; or q and v */
 
     struct layer_activations *layer; /* (layers) */
     float *output;                   /* (R, D) of the last layer */
@@ -65,8 +66,11 @@ struct performer {
     do {                                                                                          \
         if ((model)->measuring)                                                                   \
             note_scratch((model), (model)->backend->op##_scratch((arguments), (model)->threads)); \
-        else if ((model)->status == ST_OK)                                                        \
+        else if ((model)->status == ST_OK) {                                                      \
+            assert((model)->backend->op##_scratch((arguments), (model)->threads) <=               \
+                   (model)->stream->scratch_bytes);                                               \
             (model)->status = (model)->backend->op((model)->stream, (arguments));                 \
+        }                                                                                         \
         if ((model)->hooks.between) (model)->hooks.between((model)->hooks.context);               \
     } while (0)
 
@@ -179,6 +183,7 @@ static struct attention attention_of(const struct performer *m, int64_t layer,
         .out = row_view(m, a->attended),
         .saved = m->pass.training ? a->saved : NULL,
         .rank = m->spec->attention.rank,
+        .columns = m->spec->data.length,
         .key_projection = projection_of(m, layer, PROJECTION_KEYS),
         .value_projection = projection_of(m, layer, PROJECTION_VALUES),
         .rounds = m->spec->attention.rounds,
@@ -370,7 +375,8 @@ static void backward(struct performer *m, const float *w, const struct batch *ba
     DO(m, embed_backward, .rows = R, .width = D, .vocab = V, .ids = batch->ids,
        .dropout = dropout_at(m, SITE_EMBEDDING), .dy = m->dstream,
        .dtokens = g + embedding->tok_embed,
-       .dpositions = embedding->pos_embed >= 0 ? g + embedding->pos_embed : NULL);
+       .dpositions = embedding->pos_embed >= 0 ? g + embedding->pos_embed : NULL,
+       .positions = m->spec->data.length);
     bucket_done(m, bucket);
 }
 
@@ -385,8 +391,9 @@ static void loss_of(struct performer *m, const struct batch *batch, bool with_ba
 enum status performer_forward(struct performer *model, struct stream *stream, const float *weights,
                               const struct batch *batch, const struct performer_pass *pass)
 {
-    assert(batch->length == model->length);
+    assert(batch->length <= model->spec->data.length);
     assert(batch->sequences <= model->spec->train.micro_batch);
+    model->length = batch->length;
     model->stream = stream;
     model->pass = *pass;
     model->status = ST_OK;
@@ -437,11 +444,16 @@ static float *carve(struct carver *carver, int64_t floats)
     return region;
 }
 
+static int64_t rows_at_most(const struct performer *m)
+{
+    return m->spec->train.micro_batch * m->spec->data.length;
+}
+
 /* All of a layer but its input. */
 static void carve_layer(const struct performer *m, struct carver *carver,
                         struct layer_activations *a)
 {
-    const int64_t R = m->spec->train.micro_batch * m->length, D = m->width, M = m->mlp;
+    const int64_t R = rows_at_most(m), D = m->width, M = m->mlp;
 
     a->norm1 = carve(carver, R * D);
     a->qkv = carve(carver, R * m->parts * D);
@@ -458,7 +470,7 @@ static void carve_layer(const struct performer *m, struct carver *carver,
 
 static void carve_activations(struct performer *m, struct carver *carver)
 {
-    const int64_t R = m->spec->train.micro_batch * m->length, D = m->width, M = m->mlp;
+    const int64_t R = rows_at_most(m), D = m->width, M = m->mlp;
 
     for (int64_t layer = m->params->layers - 1; layer >= 0; layer--) {
         if (holds_own(m, layer))
@@ -478,17 +490,19 @@ static void carve_activations(struct performer *m, struct carver *carver)
     m->ddropped = m->spec->model.dropout > 0.0 ? carve(carver, R * D) : m->dstream;
 }
 
+/* What attention keeps of a layer: layers are alike. */
+static int64_t saved_floats(const struct performer *m, const struct batch *batch)
+{
+    const struct attention attention = attention_of(m, 0, batch);
+    return (int64_t)m->backend->attention_saved_floats(&attention);
+}
+
 static void carve_saved(struct performer *m, struct carver *carver)
 {
     const struct batch batch = {.sequences = m->spec->train.micro_batch, .length = m->length};
-    m->pass.training = true;
-    for (int64_t layer = m->params->layers - 1; layer >= 0; layer--) {
-        const struct attention attention = attention_of(m, layer, &batch);
-        m->layer[layer].saved =
-            holds_own(m, layer)
-                ? carve(carver, (int64_t)m->backend->attention_saved_floats(&attention))
-                : m->layer[layer + 1].saved;
-    }
+    for (int64_t layer = m->params->layers - 1; layer >= 0; layer--)
+        m->layer[layer].saved = holds_own(m, layer) ? carve(carver, saved_floats(m, &batch))
+                                                    : m->layer[layer + 1].saved;
 }
 
 static enum status allocate(struct performer *m,
@@ -510,22 +524,37 @@ static enum status allocate(struct performer *m,
     return ST_OK;
 }
 
-/* The passes themselves are asked, so that no operation can be forgotten. A smaller last shard of an
- * evaluation needs no more than a whole one. */
-static void measure_scratch(struct performer *m)
+static void measure_shape(struct performer *m, const struct batch *batch)
 {
-    const struct batch batch = {.sequences = m->spec->train.micro_batch, .length = m->length};
     float *somewhere =
         m->activations; /* in place of weights and gradient: nothing is read or written */
     struct loss loss;
 
-    m->measuring = true;
+    m->length = batch->length;
     for (int training = 0; training <= 1; training++) {
         m->pass = (struct performer_pass){.training = training};
-        forward(m, somewhere, &batch);
-        loss_of(m, &batch, training, &loss);
+        forward(m, somewhere, batch);
+        loss_of(m, batch, training, &loss);
     }
-    backward(m, somewhere, &batch, somewhere);
+    backward(m, somewhere, batch, somewhere);
+}
+
+/* The passes themselves are asked, so that no operation can be forgotten, and for all shapes of a shard: a smaller one, which
+ * feeds fewer threads, may be cut into more pieces. */
+static void measure_scratch(struct performer *m)
+{
+    const int64_t longest = m->spec->data.length;
+    const bool cut = m->spec->data.packing == PACKING_PAD;
+    struct batch batch = {.sequences = m->spec->train.micro_batch, .length = longest};
+    const int64_t saved = saved_floats(m, &batch);
+
+    m->measuring = true;
+    for (batch.sequences = 1; batch.sequences <= m->spec->train.micro_batch; batch.sequences++)
+        for (batch.length = longest; batch.length > 0;
+             batch.length = cut ? dataset_shorter(batch.length) : 0) {
+            assert(saved_floats(m, &batch) <= saved);
+            measure_shape(m, &batch);
+        }
     m->measuring = false;
 }
 
@@ -554,9 +583,9 @@ static enum status make_positions(struct performer *m, struct fault *fault)
                          "no memory for a table of positions: a smaller "
                          "data.length takes less");
     if (m->spec->model.positions == POSITIONS_SINUSOIDAL)
-        positions_sinusoidal(m->length, m->width, INITIAL_STD, m->positions);
+        positions_sinusoidal(m->spec->data.length, m->width, INITIAL_STD, m->positions);
     else
-        positions_rotary(m->length, m->head_dim, m->positions);
+        positions_rotary(m->spec->data.length, m->head_dim, m->positions);
     return ST_OK;
 }
 
@@ -647,9 +676,9 @@ size_t performer_positions_bytes(const struct performer *model)
 {
     switch (model->spec->model.positions) {
     case POSITIONS_SINUSOIDAL:
-        return (size_t)(model->length * model->width) * sizeof(float);
+        return (size_t)(model->spec->data.length * model->width) * sizeof(float);
     case POSITIONS_ROTARY:
-        return (size_t)(model->length * model->head_dim) * sizeof(float);
+        return (size_t)(model->spec->data.length * model->head_dim) * sizeof(float);
     default:
         return 0;
     }

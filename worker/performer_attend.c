@@ -329,6 +329,7 @@ static enum status linformer_read(const struct safetensors *file, struct attend 
     status = floats_read(file, "value_projection", 2, shape, &attend->matrices[1], fault);
     if (status != ST_OK) return status;
     attend->call.rank = shape[0];
+    attend->call.columns = attend->call.length;
     attend->call.key_projection = attend->matrices[0];
     attend->call.value_projection = attend->matrices[1];
     return ST_OK;

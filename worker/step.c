@@ -19,9 +19,9 @@ struct folding {
 };
 
 struct step_sums {
-    double loss; /* mean over the predicted tokens of the global batch */
-    double norm; /* of the mean loss's gradient, before clipping */
-    int64_t counted;
+    double loss;             /* mean over the predicted tokens of the global batch */
+    double norm;             /* of the mean loss's gradient, before clipping */
+    int64_t counted, tokens; /* predicted; all but padding */
 };
 
 struct shard_place shard_place(int64_t index, int64_t count)
@@ -125,6 +125,7 @@ static enum status run_shards(struct training *t, uint64_t step, struct control 
         if (status != ST_OK) return status;
         t->shard_losses[i] = loss.sum;
         control->counted += loss.counted;
+        control->tokens += t->batch.tokens;
     }
     control->loss_sum = tree_sum(t->shard_losses, t->shards);
     return ST_OK;
@@ -149,6 +150,7 @@ static enum status reduce(struct training *t, uint64_t step, struct control *con
     for (int rank = 0; rank < ranks; rank++) {
         t->rank_losses[rank] = t->records[rank].loss_sum;
         sums->counted += t->records[rank].counted;
+        sums->tokens += t->records[rank].tokens;
     }
     sums->loss = tree_sum(t->rank_losses, ranks) / (double)sums->counted;
     return ST_OK;
@@ -262,14 +264,12 @@ static void tell_orders(struct training *t, uint64_t step, const struct edge *ed
 static void tell_metrics(struct training *t, uint64_t step, const struct step_sums *sums, double lr)
 {
     if (collective_rank(t->setup.collective) != 0) return;
-    const struct jobspec *spec = t->setup.spec;
-    const double tokens = (double)(spec->train.batch * spec->data.length);
     struct uplink *uplink = t->setup.uplink;
 
     uplink_metric(uplink, step, "loss", sums->loss);
     uplink_metric(uplink, step, "grad_norm", sums->norm);
     uplink_metric(uplink, step, "lr", lr);
-    uplink_metric(uplink, step, "tokens_per_second", tokens * 1e3 / t->step_ms);
+    uplink_metric(uplink, step, "tokens_per_second", (double)sums->tokens * 1e3 / t->step_ms);
     uplink_metric(uplink, step, "step_ms", t->step_ms);
 }
 

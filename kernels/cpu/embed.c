@@ -70,7 +70,7 @@ static void columns_backward(void *context, int64_t piece, int thread)
     float *own = task->rows + thread * COLUMNS;
 
     columns_clear(a->dtokens, a->vocab, width, columns);
-    if (a->dpositions) columns_clear(a->dpositions, length, width, columns);
+    if (a->dpositions) columns_clear(a->dpositions, a->positions, width, columns);
     for (int64_t r = 0; r < a->rows; r++) {
         assert(a->ids[r] >= 0 && a->ids[r] < a->vocab);
         const float *dy = a->dy + r * width + columns.from;

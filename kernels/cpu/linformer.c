@@ -173,8 +173,8 @@ static void compress(void *context, int64_t piece, int thread)
         rows_copy(block.data, block.stride,
                   rows_from(plan, is_value ? call->v : call->k, head, from), count, to.width);
         rows_zero_masked(mask ? mask + from : NULL, block, count, to.width);
-        gemm_nn(own.count, to.width, count, 1, matrix + own.from * call->length + from,
-                call->length, block.data, block.stride, from == 0 ? 0 : 1,
+        gemm_nn(own.count, to.width, count, 1, matrix + own.from * call->columns + from,
+                call->columns, block.data, block.stride, from == 0 ? 0 : 1,
                 to.data + own.from * to.stride, to.stride);
     }
 }
@@ -317,7 +317,7 @@ static void compress_backward(void *context, int64_t piece, int thread)
         rows_from(plan, is_value ? plan->backward->dv : plan->backward->dk, head, own.from);
     (void)thread;
 
-    gemm_tn(own.count, from.width, plan->rank, 1, matrix + own.from, call->length, from.data,
+    gemm_tn(own.count, from.width, plan->rank, 1, matrix + own.from, call->columns, from.data,
             from.stride, 0, to.data, to.stride);
     rows_zero_masked(mask ? mask + own.from : NULL, to, own.count, from.width);
 }

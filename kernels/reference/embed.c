@@ -31,13 +31,16 @@ enum status reference_embed(struct stream *stream, const struct embed *arguments
     return ST_OK;
 }
 
+static int64_t longer_table(const struct embed_backward *a)
+{
+    return a->vocab > a->positions ? a->vocab : a->positions;
+}
+
 /* A row of factors behind the sums of a table. */
 size_t reference_embed_backward_scratch(const struct embed_backward *arguments, int threads)
 {
     (void)threads;
-    const int64_t vocab = arguments->vocab, length = arguments->dropout.length;
-    const int64_t table = vocab > length ? vocab : length;
-    return (size_t)(table * arguments->width) * sizeof(double) +
+    return (size_t)(longer_table(arguments) * arguments->width) * sizeof(double) +
            (size_t)arguments->width * sizeof(float);
 }
 
@@ -59,12 +62,12 @@ static void table_gradient(const struct embed_backward *a, bool by_token, int64_
 
 enum status reference_embed_backward(struct stream *stream, const struct embed_backward *arguments)
 {
-    const int64_t vocab = arguments->vocab, length = arguments->dropout.length;
     double *sums = stream->scratch;
-    float *factors = (float *)(sums + (vocab > length ? vocab : length) * arguments->width);
+    float *factors = (float *)(sums + longer_table(arguments) * arguments->width);
 
-    table_gradient(arguments, true, vocab, sums, factors, arguments->dtokens);
+    table_gradient(arguments, true, arguments->vocab, sums, factors, arguments->dtokens);
     if (arguments->dpositions)
-        table_gradient(arguments, false, length, sums, factors, arguments->dpositions);
+        table_gradient(arguments, false, arguments->positions, sums, factors,
+                       arguments->dpositions);
     return ST_OK;
 }

@@ -13,6 +13,7 @@
 struct linformer {
     const struct head *head;
     int64_t length, dim, width, rank; /* L, d, e, r */
+    int64_t columns;                  /* of E and F, L or more */
     double scale;                     /* 1 / √d */
     double *keys, *values;            /* (r, d) (r, e) */
     double *dkeys, *dvalues;          /* (r, d) (r, e) */
@@ -29,7 +30,7 @@ static double input(const struct linformer *f, double x)
     return product_input(f->head->call->precision, x);
 }
 
-/* to (r, width) = matrix (r, L) x (L, width), without the rows of x that are no keys */
+/* to (r, width) = matrix (r, first L) x (L, width), without the rows of x that are no keys */
 static void compress(const struct linformer *f, const float *matrix, struct rows x, int64_t width,
                      double *to)
 {
@@ -38,7 +39,7 @@ static void compress(const struct linformer *f, const float *matrix, struct rows
         for (int64_t i = 0; i < f->rank && is_key(f->head, s); i++)
             for (int64_t j = 0; j < width; j++)
                 to[i * width + j] +=
-                    input(f, matrix[i * f->length + s]) * input(f, row_at(x, s)[j]);
+                    input(f, matrix[i * f->columns + s]) * input(f, row_at(x, s)[j]);
 }
 
 /* dx (L, width) = matrixᵀ from, 0 where there is no key */
@@ -49,7 +50,7 @@ static void compress_backward(const struct linformer *f, const float *matrix, co
         for (int64_t j = 0; j < width; j++) {
             double sum = 0;
             for (int64_t i = 0; i < f->rank && is_key(f->head, s); i++)
-                sum += input(f, matrix[i * f->length + s]) * input(f, from[i * width + j]);
+                sum += input(f, matrix[i * f->columns + s]) * input(f, from[i * width + j]);
             row_at(dx, s)[j] = (float)sum;
         }
     }
@@ -65,6 +66,7 @@ static struct linformer linformer_prepare(const struct head *head, double *scrat
         .dim = call->head_dim,
         .width = call->value_dim,
         .rank = call->rank,
+        .columns = call->columns,
         .scale = 1 / sqrt((double)call->head_dim),
         .keys = scratch,
         .values = scratch + of_keys,

@@ -318,14 +318,16 @@ static enum status embed_backward_trial(const struct backend *backend, int threa
                                         const struct shape *shape, struct outcome *outcome)
 {
     const int64_t r = shape->rows, width = shape->in, vocab = shape->out, length = shape->length;
+    const int64_t positions = length + 2; /* of a table for longer sequences */
     const struct dropout_key key = key_of(shape);
     int32_t *ids = ids_new(r, vocab);
     float *dy = trial_floats(1, r * width, 1), *dtokens = trial_unwritten(vocab * width);
-    float *dpositions = shape->bare ? NULL : trial_unwritten(length * width);
-    const struct embed_backward op = {r, width, vocab, ids, key, dy, dtokens, dpositions};
+    float *dpositions = shape->bare ? NULL : trial_unwritten(positions * width);
+    const struct embed_backward op = {r,  width,   vocab,      ids,      key,
+                                      dy, dtokens, dpositions, positions};
     enum status status = TRIAL_RUN(backend, threads, embed_backward, &op);
 
-    double *dt_expected = trial_zeros(vocab * width), *dp_expected = trial_zeros(length * width);
+    double *dt_expected = trial_zeros(vocab * width), *dp_expected = trial_zeros(positions * width);
     for (int64_t i = 0; i < r; i++) {
         for (int64_t j = 0; j < width; j++) {
             const double back = dy[i * width + j] * kept(&key, i, width, j);
@@ -334,7 +336,7 @@ static enum status embed_backward_trial(const struct backend *backend, int threa
         }
     }
     outcome_add(outcome, "dtokens", vocab * width, dtokens, dt_expected);
-    outcome_add(outcome, "dpositions", dpositions ? length * width : 0, dpositions, dp_expected);
+    outcome_add(outcome, "dpositions", dpositions ? positions * width : 0, dpositions, dp_expected);
     free(ids), free(dy);
     return status;
 }

@@ -128,7 +128,7 @@ Test(dropout, forward_and_backward_drop_the_same)
         cr_assert_eq(TRIAL_RUN(*backend, 2, embed, &embed), ST_OK);
         cr_expect_eq(memcmp(y, factors, ROWS * WIDTH * sizeof *y), 0, "embed");
 
-        const struct embed_backward back = {ROWS, WIDTH, ROWS, ids, KEY, ones, y, NULL};
+        const struct embed_backward back = {ROWS, WIDTH, ROWS, ids, KEY, ones, y, NULL, 0};
         cr_assert_eq(TRIAL_RUN(*backend, 2, embed_backward, &back), ST_OK);
         cr_expect_eq(memcmp(y, factors, ROWS * WIDTH * sizeof *y), 0, "embed_backward");
         free(factors), free(ones), free(zeros), free(y);

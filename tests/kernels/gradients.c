@@ -333,8 +333,8 @@ Test(gradients, embed)
         const struct backend *backend = trial_backends()[each];
         float *dy = trial_floats(1, ROWS * OUT, 1), *dtokens = trial_unwritten(IN * OUT);
         float *dpositions = trial_unwritten(SEQUENCE * OUT);
-        const struct embed_backward op = {ROWS, OUT,     IN,        IDS, {.length = SEQUENCE},
-                                          dy,   dtokens, dpositions};
+        const struct embed_backward op = {ROWS, OUT,     IN,         IDS,     {.length = SEQUENCE},
+                                          dy,   dtokens, dpositions, SEQUENCE};
         cr_assert_eq(TRIAL_RUN(backend, 2, embed_backward, &op), ST_OK);
         struct dense_case c = {.x = trial_zeros(IN * OUT),
                                .weight = trial_zeros(SEQUENCE * OUT),

@@ -88,7 +88,8 @@ static uint8_t key_mask[BATCH_MAX];
 static struct batch batch_of(int64_t sequences)
 {
     cr_assert_leq(sequences * spec.data.length, BATCH_MAX);
-    return (struct batch){sequences, spec.data.length, ids, targets, key_mask};
+    return (struct batch){
+        .sequences = sequences, .ids = ids, .targets = targets, .key_mask = key_mask};
 }
 
 static char letter(int32_t id)
@@ -145,6 +146,65 @@ Test(dataset, fasta_padded)
     cr_assert_str_eq(row_text(dataset, 2), "<FGH/FGHI/1111");
     cr_assert_str_eq(row_text(dataset, 3), "<MN|/MN|./1111");
     dataset_close(dataset);
+}
+
+/* A protein of so many residues; with BOS and EOS two tokens more. */
+static void protein_add(char *text, int residues)
+{
+    strcat(text, ">one\n");
+    size_t end = strlen(text);
+    memset(text + end, 'A', (size_t)residues);
+    strcpy(text + end + residues, "\n");
+}
+
+/* As long as the longest of the shard's own rows in blocks of 64, never beyond data.length; joined rows are never cut. */
+Test(dataset, padded_batches_are_cut_to_their_longest_row)
+{
+    static const int residues[] = {62, 63, 20, 126, 190, 500};
+    static const int64_t alone[] = {64, 128, 64, 128, 192, 200}, pairs[] = {128, 128, 200};
+    static char text[2000];
+    text[0] = '\0';
+    for (int i = 0; i < 6; i++) protein_add(text, residues[i]);
+    spec.data.packing = PACKING_PAD;
+    spec.data.length = 200;
+    text_write(text);
+    struct dataset *dataset = opened(SPLIT_TRAIN);
+    for (int64_t r = 0; r < 6; r++) {
+        struct batch batch = batch_of(1);
+        dataset_rows_at(dataset, r, &batch);
+        cr_expect_eq(batch.length, alone[r], "row %d: %d", (int)r, (int)batch.length);
+        cr_expect_eq(batch.tokens, residues[r] == 500 ? 200 : residues[r] + 2);
+    }
+    for (int64_t r = 0; r < 3; r++) {
+        struct batch batch = batch_of(2);
+        dataset_rows_at(dataset, 2 * r, &batch);
+        cr_expect_eq(batch.length, pairs[r]);
+        int64_t tokens = 0;
+        for (int64_t i = 0; i < 2 * batch.length; i++) {
+            tokens += key_mask[i];
+            cr_expect_eq(key_mask[i], ids[i] != FASTA_PAD);
+        }
+        cr_expect_eq(batch.tokens, tokens);
+        cr_expect_eq(ids[0], FASTA_BOS);
+        cr_expect_eq(ids[batch.length], FASTA_BOS);
+    }
+    dataset_close(dataset);
+
+    spec.data.packing = PACKING_CONCAT;
+    dataset = opened(SPLIT_TRAIN);
+    struct batch batch = batch_of(1);
+    dataset_rows_at(dataset, 0, &batch);
+    cr_expect_eq(batch.length, 200);
+    cr_expect_eq(batch.tokens, 200);
+    dataset_close(dataset);
+}
+
+Test(dataset, shorter_lengths)
+{
+    cr_expect_eq(dataset_shorter(200), 192);
+    cr_expect_eq(dataset_shorter(192), 128);
+    cr_expect_eq(dataset_shorter(64), 0);
+    cr_expect_eq(dataset_shorter(63), 0);
 }
 
 Test(dataset, text_joined_is_the_file)

@@ -17,7 +17,7 @@
 #include "tests/worker/small_job.h"
 #include "worker/performer.h"
 
-enum { BUCKETS_MAX = 8 };
+enum { BUCKETS_MAX = 8, TENSOR_MAX = 2048 };
 
 /* A model with all that a pass needs. */
 struct bench {
@@ -86,8 +86,8 @@ static void fill(struct bench *bench)
     params_initialize(params, 3, bench->weights);
     for (size_t i = 0; i < params->count; i++) {
         const struct parameter *parameter = &params->list[i];
-        float noise[512];
-        cr_assert(parameter->count <= 512);
+        float noise[TENSOR_MAX];
+        cr_assert(parameter->count <= TENSOR_MAX);
         gaussian_fill(11, PURPOSE_WEIGHTS, (uint32_t)i, parameter->count, 0.3, noise);
         for (int64_t j = 0; j < parameter->count; j++)
             bench->weights[parameter->offset + j] += noise[j];
@@ -402,6 +402,87 @@ Test(performer, positions_tell_what_they_should)
         cr_expect(!cases[i / 2].place || place > 1e-4, "positions %d, place: %g", i / 2, place);
         bench_close(&bench);
     }
+}
+
+struct padding_case {
+    char backend[16];
+    enum attention_kind attention;
+    enum attention_kernel kernel;
+    bool causal;
+    enum positions positions;
+};
+
+ParameterizedTestParameters(performer, padding_that_is_cut_off_changes_nothing)
+{
+    static struct padding_case cases[] = {
+        {"reference", ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE, true, POSITIONS_LEARNED},
+        {"reference", ATTENTION_LINFORMER, 0, false, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE, true, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_FAVOR, KERNEL_SOFTMAX_POSITIVE, false, POSITIONS_ROTARY},
+        {"cpu", ATTENTION_FAVOR, KERNEL_RELU, true, POSITIONS_SINUSOIDAL},
+        {"cpu", ATTENTION_FAVOR, KERNEL_SOFTMAX_TRIG, false, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_SOFTMAX, 0, true, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_SOFTMAX, 0, false, POSITIONS_ROTARY},
+        {"cpu", ATTENTION_LINFORMER, 0, false, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_REFORMER, 0, true, POSITIONS_LEARNED},
+        {"cpu", ATTENTION_REFORMER, 0, false, POSITIONS_ROTARY},
+        {"cpu", ATTENTION_IDENTITY, 0, true, POSITIONS_LEARNED},
+    };
+    return cr_make_param_array(struct padding_case, cases, sizeof cases / sizeof cases[0]);
+}
+
+/* Two rows, of 40 and 64 tokens, in places for `length`. */
+static void fill_padded(struct bench *bench, int64_t length)
+{
+    bench->batch.length = length;
+    for (int64_t i = 0; i < 2 * length; i++) {
+        const int64_t row = i / length, l = i % length;
+        const bool padding = l >= (row ? 64 : 40);
+        bench->batch.ids[i] = padding ? 10 : (int32_t)((row * 5 + l * 7) % 11);
+        bench->batch.targets[i] = padding ? -1 : (int32_t)((row + l * 3) % 11);
+        bench->batch.key_mask[i] = !padding;
+    }
+}
+
+static double loss_and_gradient(struct bench *bench)
+{
+    const double loss = loss_of(bench, true);
+    memset(bench->gradient, 0xff, (size_t)bench->params->floats * sizeof(float));
+    cr_assert(performer_backward(bench->model, &bench->stream, bench->weights, &bench->batch,
+                                 bench->gradient, NULL) == ST_OK);
+    return loss;
+}
+
+/* Rows of 64 in a model for 200: computed at 64 and at 200. */
+ParameterizedTest(struct padding_case *test, performer, padding_that_is_cut_off_changes_nothing)
+{
+    struct bench bench = {0};
+    small_job(&bench.spec);
+    bench.spec.data.length = 200;
+    bench.spec.data.packing = PACKING_PAD;
+    bench.spec.model.dropout = 0.1;
+    bench.spec.model.causal = test->causal;
+    bench.spec.model.positions = test->positions;
+    bench.spec.attention.kind = test->attention;
+    bench.spec.attention.kernel = test->kernel;
+    bench_open(&bench, test->backend);
+    fill(&bench);
+    const size_t floats = (size_t)bench.params->floats;
+
+    fill_padded(&bench, 200);
+    const double whole_loss = loss_and_gradient(&bench);
+    float *whole = bench.gradient;
+    bench.gradient = calloc(floats, sizeof(float));
+    fill_padded(&bench, 64);
+    const double cut_loss = loss_and_gradient(&bench);
+
+    double difference = 0.0;
+    for (size_t i = 0; i < floats; i++) difference += pow((double)bench.gradient[i] - whole[i], 2);
+    const double apart_by = sqrt(difference) / norm_of(whole, (int64_t)floats);
+    cr_expect(fabs(cut_loss - whole_loss) <= 1e-6 * whole_loss, "%.9g, %.9g", cut_loss, whole_loss);
+    cr_expect(apart_by <= 1e-6, "gradients: %g", apart_by);
+    free(whole);
+    bench_close(&bench);
 }
 
 Test(performer, dropout_depends_on_the_step_and_the_sequence)

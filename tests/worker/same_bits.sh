@@ -109,6 +109,15 @@ same stopped
 train recomputed 2 --set 'train.recompute="layer"'
 same recomputed
 
+# Shards of padded rows are cut to their own longest row, which no other shard has a part in.
+awk 'BEGIN { for (i = 0; i < 400; i++) { line = i; while (length(line) < i * 37 % 180) line = line " times " i; print line } }' \
+    >"$work/lines.txt"
+padded=(--set data.train="$work/lines.txt" --set 'data.packing="pad"' --set data.length=160 --set model.causal=false)
+train padded 0 "${padded[@]}"
+train padded-4 4 "${padded[@]}"
+[ "$(weights padded-4)" = "$(weights padded)" ] || fail "padded-4: other weights"
+[ "$(losses padded-4)" = "$(losses padded)" ] || fail "padded-4: other losses"
+
 train again 0 && train again 4
 same again
 grep -q 'resumes at step 40' "$work/again.log" || fail "again: trained a finished run"
