@@ -85,3 +85,13 @@ enum exit_code verb_redraw(const struct invocation *invocation)
     };
     return act(invocation, &wish);
 }
+
+enum exit_code verb_evaluate(const struct invocation *invocation)
+{
+    static const struct wish wish = {
+        PERFORMER__ACTION__ACTION_EVALUATE,
+        "an evaluation at the next step edge that all ranks agree on",
+        "nothing to do",
+    };
+    return act(invocation, &wish);
+}

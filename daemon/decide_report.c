@@ -9,7 +9,7 @@
 /* A step, sequence number or size beyond this is no number that a worker of ours can have reached. */
 static const uint64_t COUNT_MAX = UINT64_C(1) << 47;
 
-enum { PATH_BYTES_MAX = 4096 };
+enum { PATH_BYTES_MAX = 4096, REASON_BYTES_MAX = 120 };
 
 static bool metric_is_sound(const Performer__MetricRow *row)
 {
@@ -93,6 +93,13 @@ static const struct draw *run_draw(const struct run *run, uint64_t number)
     return NULL;
 }
 
+static const char *redraw_reason(struct decision *decision, const Performer__Redrawn *redrawn)
+{
+    if (redrawn->order != 0) return decision_format(decision, "order %" PRIu64, redrawn->order);
+    if (redrawn->why[0] == '\0') return "planned";
+    return decision_clean(decision, redrawn->why, REASON_BYTES_MAX, false);
+}
+
 /* Features are a function of (seed, layer, draw): ranks and attempts that differ are not training one model. */
 static void hear_redrawn(const struct scene *scene, const Performer__Report *report,
                          const Performer__Notice *told)
@@ -100,14 +107,14 @@ static void hear_redrawn(const struct scene *scene, const Performer__Report *rep
     const Performer__Redrawn *redrawn = told->redrawn;
     if (redrawn->draw > COUNT_MAX || redrawn->order > COUNT_MAX) return;
     const char *hash = decision_clean(scene->decision, redrawn->hash, HASH_SIZE - 1, false);
+    const char *why = redraw_reason(scene->decision, redrawn);
     scene_record(scene, RECORD_REDRAWN)->redrawn = (struct record_redrawn){.rank = report->rank,
                                                                            .draw = redrawn->draw,
                                                                            .step = told->step,
                                                                            .order = redrawn->order,
+                                                                           .why = why,
                                                                            .hash = hash};
     const struct draw *known = run_draw(scene->run, redrawn->draw);
-    char why[48] = "planned";
-    if (redrawn->order != 0) snprintf(why, sizeof why, "order %" PRIu64, redrawn->order);
     if (!known)
         scene_note(scene, NOTE_REDRAWN, told->step,
                    "draw %" PRIu64 " after step %" PRIu64 ", %s, hash %s", redrawn->draw,

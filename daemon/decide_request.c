@@ -1,4 +1,4 @@
-/* What people want: a new run, an end, a checkpoint, a redraw. */
+/* What people want: a new run, an end, a checkpoint, a redraw, an evaluation. */
 
 #include <inttypes.h>
 #include <signal.h>
@@ -141,11 +141,16 @@ static bool order_makes_sense(const struct scene *scene, Performer__Order__Kind 
         scene_answer(scene, ST_REFUSED, "%s has %s already: nothing to %s", run->id,
                      run_state_name(run->state), verb);
     else if (run->state == RUN_STOPPING)
-        scene_answer(scene, ST_REFUSED, "%s is stopping: no %s any more", run->id, verb);
+        scene_answer(scene, ST_REFUSED, "%s is stopping: too late to %s", run->id, verb);
     else if (run->attempt.number == 0)
-        scene_answer(scene, ST_REFUSED, "%s has not begun: no %s yet", run->id, verb);
+        scene_answer(scene, ST_REFUSED, "%s has not begun: too early to %s", run->id, verb);
     else if (kind == PERFORMER__ORDER__KIND__REDRAW && !run->facts.features)
         scene_answer(scene, ST_REFUSED, "the attention of %s has no random features to redraw",
+                     run->id);
+    else if (kind == PERFORMER__ORDER__KIND__EVALUATE && !run->facts.validates)
+        scene_answer(scene, ST_REFUSED,
+                     "%s has no validation data to evaluate: its job gives neither `valid` nor "
+                     "`valid_fraction` in [data]",
                      run->id);
     else if (run->order_count >= RUN_ORDERS_MAX)
         scene_answer(scene, ST_REFUSED, "%s has had %d orders, and a run takes no more", run->id,
@@ -159,8 +164,8 @@ static void decide_order(const struct scene *scene, Performer__Order__Kind kind)
 {
     if (!order_makes_sense(scene, kind)) return;
     const struct order *pending = pending_order(scene->run, kind);
-    if (pending && kind == PERFORMER__ORDER__KIND__CHECKPOINT)
-        scene->decision->answer.order = pending->id; /* one save serves both */
+    if (pending && kind != PERFORMER__ORDER__KIND__REDRAW)
+        scene->decision->answer.order = pending->id; /* one save, or one evaluation, serves both */
     else
         request_order(scene, kind);
 }
@@ -188,6 +193,9 @@ void decide_act(const struct scene *scene)
         return;
     case PERFORMER__ACTION__ACTION_REDRAW:
         decide_order(&known, PERFORMER__ORDER__KIND__REDRAW);
+        return;
+    case PERFORMER__ACTION__ACTION_EVALUATE:
+        decide_order(&known, PERFORMER__ORDER__KIND__EVALUATE);
         return;
     default:
         scene_answer(scene, ST_UNSUPPORTED, "no action has number %d", (int)act->action);

@@ -60,6 +60,7 @@ static bool add_latest(void *context, const struct metric_row *row)
     performer__named_value__init(latest);
     latest->name = message_text(row->name);
     latest->value = row->value;
+    latest->step = row->step;
     message_append(&summary->latest, &summary->n_latest, latest);
     return true;
 }
@@ -155,12 +156,10 @@ static bool add_redraw(void *context, const struct redraw_row *row)
 {
     Performer__RunDetail *detail = context;
     Performer__RedrawInfo *info = memory_zeroed(1, sizeof *info);
-    char why[40] = "planned";
-    if (row->order != 0) snprintf(why, sizeof why, "order %llu", (unsigned long long)row->order);
     performer__redraw_info__init(info);
     info->draw = row->draw;
     info->step = row->step;
-    info->why = message_text(why);
+    info->why = message_text(row->why);
     info->agreed = row->agreed;
     for (size_t rank = 0; rank < row->rank_count; rank++)
         message_append(&info->hashes, &info->n_hashes, message_text(row->hashes[rank]));
@@ -263,6 +262,7 @@ static Performer__Response *answer_describe(const struct query_view *view, const
         detail->next_redraw_step = run_next_multiple(run, run->facts.redraw_every);
         detail->next_checkpoint_step = run_next_multiple(run, run->facts.checkpoint_every);
     }
+    detail->redraw_threshold = run->facts.redraw_threshold;
     messages_keep_last(detail->attempts, &detail->n_attempts, SHARE_BYTES_MAX);
     messages_keep_last(detail->redraws, &detail->n_redraws, SHARE_BYTES_MAX);
     messages_keep_last(detail->orders, &detail->n_orders, SHARE_BYTES_MAX);

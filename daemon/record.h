@@ -104,6 +104,7 @@ struct record_order_dropped {
 struct record_redrawn {
     uint32_t rank;
     uint64_t draw, step, order;
+    const char *why; /* "planned", "order 12", "adaptive: ..." */
     const char *hash;
 };
 

@@ -22,7 +22,9 @@ enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, st
         .restart_max = (uint32_t)spec->restart.max,
         .redraw_every = planned ? (uint64_t)spec->redraw.every : 0,
         .checkpoint_every = spec->checkpoint.every > 0 ? (uint64_t)spec->checkpoint.every : 0,
+        .redraw_threshold = spec->redraw.policy == POLICY_ADAPTIVE ? spec->redraw.threshold : 0,
         .features = features,
+        .validates = jobspec_validates(spec),
     };
     strcpy(facts->name, name);
     return ST_OK;
@@ -55,6 +57,7 @@ static const struct {
 } order_kinds[] = {
     {PERFORMER__ORDER__KIND__REDRAW, "redraw"},
     {PERFORMER__ORDER__KIND__CHECKPOINT, "checkpoint"},
+    {PERFORMER__ORDER__KIND__EVALUATE, "evaluate"},
     {PERFORMER__ORDER__KIND__STOP, "stop"},
 };
 

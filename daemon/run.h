@@ -37,7 +37,9 @@ struct run_facts {
     uint32_t restart_max;
     uint64_t redraw_every;     /* 0: no planned redraws */
     uint64_t checkpoint_every; /* 0: none planned */
+    double redraw_threshold;   /* error of a layer that redraws when it is passed, 0: none does */
     bool features;             /* its attention has features that can be redrawn */
+    bool validates;            /* it has validation data */
 };
 
 /* ST_INVALID: a value that no run can have (a name that is too long, no ranks, ...). */
@@ -59,7 +61,7 @@ enum order_state { ORDER_STATES(ORDER_STATE_ENUM) };
 const char *order_state_name(enum order_state state);
 bool order_state_from_name(const char *name, enum order_state *state);
 
-/* "redraw", "checkpoint", "stop" */
+/* "redraw", "checkpoint", "evaluate", "stop" */
 const char *order_kind_name(Performer__Order__Kind kind);
 bool order_kind_from_name(const char *name, Performer__Order__Kind *kind);
 
@@ -74,7 +76,7 @@ struct order {
 /* Features number `draw`, in use from the step after `step` on, as first heard of. */
 struct draw {
     uint64_t draw, step;
-    uint64_t order; /* 0: planned */
+    uint64_t order; /* 0: by a rule of the job */
     char hash[HASH_SIZE];
     bool agreed; /* nobody has told another hash */
 };

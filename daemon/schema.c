@@ -143,4 +143,14 @@ static const char first[] =
     ") STRICT, WITHOUT ROWID;"
     "CREATE INDEX metrics_by_step ON metrics (run, step, name);";
 
-const char *const schema_migrations[] = {first, NULL};
+/* What older runs were asked for stands in their job files. They knew no redraws by the error. */
+static const char second[] =
+    "ALTER TABLE runs ADD COLUMN redraw_threshold REAL NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN validates INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE runs SET validates = 1 WHERE EXISTS (SELECT 1 FROM jobs WHERE run = number AND"
+    "  (resolved GLOB '*' || char(10) || 'valid = \"[^\"]*'"
+    "   OR resolved NOT GLOB '*' || char(10) || 'valid_fraction = 0.0 *'));"
+    "ALTER TABLE draws ADD COLUMN why TEXT NOT NULL DEFAULT '';"
+    "UPDATE draws SET why = iif(order_id = 0, 'planned', 'order ' || order_id);";
+
+const char *const schema_migrations[] = {first, second, NULL};

@@ -16,7 +16,7 @@
     Q(COMMIT, "COMMIT")                                                                            \
     Q(ROLLBACK, "ROLLBACK")                                                                        \
     Q(INSERT_RUN, "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, 0," \
-                  " ?11, 0, 0)")                                                                   \
+                  " ?11, 0, 0, ?12, ?13)")                                                         \
     Q(INSERT_JOB, "INSERT INTO jobs VALUES (?1, ?2, ?3)")                                          \
     Q(MOVE_RUN, "UPDATE runs SET state = ?2, reason = ?3,"                                         \
                 " started_ms = iif(started_ms = 0, ?4, started_ms), ended_ms = ?5"                 \
@@ -50,7 +50,7 @@
     Q(INSERT_ORDER, "INSERT INTO orders (id, run, kind, state, requested_ms)"                      \
                     " VALUES (?1, ?2, ?3, ?4, ?5)")                                                \
     Q(SETTLE_ORDER, "UPDATE orders SET state = ?2, step = ?3 WHERE id = ?1 AND state = ?4")        \
-    Q(PUT_DRAW, "INSERT INTO draws VALUES (?1, ?2, ?3, ?4, ?5, 1)"                                 \
+    Q(PUT_DRAW, "INSERT INTO draws VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6)"                             \
                 " ON CONFLICT (run, draw) DO UPDATE"                                               \
                 " SET agreed = agreed AND step = excluded.step AND hash = excluded.hash")          \
     Q(PUT_HASH, "INSERT INTO draw_hashes VALUES (?1, ?2, ?3, ?4)"                                  \
@@ -63,13 +63,13 @@
                     " VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                            \
     Q(RUNS, "SELECT number, key, name, ranks, steps, restart_max, redraw_every,"                   \
             " checkpoint_every, features, state, reason, stop, step, crashes, submitted_ms,"       \
-            " started_ms, ended_ms FROM runs ORDER BY number")                                     \
+            " started_ms, ended_ms, redraw_threshold, validates FROM runs ORDER BY number")        \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
                       " resumed_step, ended, cause, crash FROM attempts WHERE run = ?1"            \
                       " ORDER BY number DESC LIMIT 1")                                             \
     Q(RANKS, "SELECT rank, sequence, started, host FROM ranks WHERE run = ?1 AND attempt = ?2")    \
     Q(ORDERS, "SELECT id, kind, state, step, requested_ms FROM orders WHERE run = ?1 ORDER BY id") \
-    Q(DRAWS, "SELECT * FROM (SELECT draw, step, order_id, hash, agreed FROM draws"                 \
+    Q(DRAWS, "SELECT * FROM (SELECT draw, step, order_id, hash, agreed, why FROM draws"            \
              " WHERE run = ?1 ORDER BY draw DESC LIMIT ?2) ORDER BY draw")                         \
     Q(JOB, "SELECT text, resolved FROM jobs WHERE run = ?1")                                       \
     Q(ATTEMPTS, "SELECT number, planned_ms, ended_ms, cause, text, first_rank, host, signal,"      \
@@ -473,7 +473,8 @@ static enum status store_run_submitted(struct store *store, const struct record 
                 text(submitted->key[0] != '\0' ? submitted->key : NULL), text(facts->name),
                 count(facts->ranks), count(facts->steps), count(facts->restart_max),
                 count(facts->redraw_every), count(facts->checkpoint_every),
-                integer(facts->features), text(run_state_name(RUN_QUEUED)), count(record->time_ms));
+                integer(facts->features), text(run_state_name(RUN_QUEUED)), count(record->time_ms),
+                real(facts->redraw_threshold), integer(facts->validates));
     if (status != ST_OK) return status;
     return execute(store, SQL_INSERT_JOB, fault, count(record->run), text(submitted->text),
                    text(submitted->resolved));
@@ -626,9 +627,9 @@ static enum status store_redrawn(struct store *store, const struct record *recor
                                  struct fault *fault)
 {
     const struct record_redrawn *redrawn = &record->redrawn;
-    enum status status =
-        execute(store, SQL_PUT_DRAW, fault, count(record->run), count(redrawn->draw),
-                count(redrawn->step), count(redrawn->order), text(redrawn->hash));
+    enum status status = execute(store, SQL_PUT_DRAW, fault, count(record->run),
+                                 count(redrawn->draw), count(redrawn->step), count(redrawn->order),
+                                 text(redrawn->hash), text(redrawn->why));
     if (status != ST_OK) return status;
     return execute(store, SQL_PUT_HASH, fault, count(record->run), count(redrawn->draw),
                    count(redrawn->rank), text(redrawn->hash));
@@ -743,6 +744,8 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     run->submitted_ms = column_count(row, 14);
     run->started_ms = column_count(row, 15);
     run->ended_ms = column_count(row, 16);
+    run->facts.redraw_threshold = sqlite3_column_double(row, 17);
+    run->facts.validates = sqlite3_column_int(row, 18) != 0;
     if (!run_state_from_name(column_text(row, 9), &run->state))
         return bad_row(run, "its state is none", fault);
     if (run->stop > STOP_KILL) return bad_row(run, "its stop is none", fault);
@@ -960,7 +963,7 @@ enum status store_redraws(struct store *store, uint64_t run, uint32_t limit,
     while (status == ST_OK && next_row(store, row, &status, fault)) {
         struct redraw_row redraw = {.draw = column_count(row, 0),
                                     .step = column_count(row, 1),
-                                    .order = column_count(row, 2),
+                                    .why = column_text(row, 5),
                                     .agreed = sqlite3_column_int(row, 4) != 0,
                                     .hashes = texts,
                                     .rank_count = ranks};

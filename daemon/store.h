@@ -62,7 +62,7 @@ enum status store_attempts(struct store *store, uint64_t run, store_attempt_told
 
 struct redraw_row {
     uint64_t draw, step;
-    uint64_t order; /* 0: planned */
+    const char *why; /* "planned", "order 12", "adaptive: ..." */
     bool agreed;
     const char *const *hashes; /* (rank_count), in order of rank; "": not heard */
     size_t rank_count;

@@ -98,6 +98,12 @@ int64_t jobspec_vocab(const struct jobspec *spec);
  * and keys themselves; linformer and reformer. */
 bool jobspec_has_projection(const struct jobspec *spec);
 
+/* Whether it has validation data. */
+bool jobspec_validates(const struct jobspec *spec);
+
+/* Whether such attention estimates exact softmax attention, so that its error can be told. */
+bool attention_estimates_softmax(enum attention_kind kind, enum attention_kernel kernel);
+
 /* Head size, width / heads. */
 int64_t jobspec_head_dim(const struct jobspec *spec);
 

@@ -126,6 +126,7 @@ enum bound { INCLUDED, EXCLUDED };
     L(data, valid_fraction, 0, INCLUDED, 1, EXCLUDED)       \
     L(model, dropout, 0, INCLUDED, 1, EXCLUDED)             \
     L(attention, epsilon, 0, INCLUDED, 1000, INCLUDED)      \
+    L(redraw, threshold, 0, EXCLUDED, 1000, INCLUDED)       \
     L(optimizer, lr, 0, EXCLUDED, 1000, INCLUDED)           \
     L(optimizer, final, 0, INCLUDED, 1, INCLUDED)           \
     L(optimizer, beta1, 0, INCLUDED, 1, EXCLUDED)           \
@@ -448,6 +449,74 @@ static void check_memory(struct jobspec_reading *reading)
                    "the job does not fit into the %.3g GB of this machine", room * 1e-9);
 }
 
+/* ---- redraws by the error, and values that do nothing ---- */
+
+static void warn_no_effect(const struct jobspec_reading *reading, enum jobspec_key_id id,
+                           const char *label, const char *help)
+{
+    const struct jobspec_key *key = &jobspec_keys[id];
+    /* The resolved file gives every key: a default that is written down is nobody's mistake. */
+    if (!reading->given[id] || !reading->good[id] || is_default(key, value_of(reading, id))) return;
+    jobspec_report(reading, WARNING_NO_EFFECT, &reading->value[id], label, help,
+                   "`%s` in [%s] has no effect", key->name, title_of(id));
+}
+
+static void check_features(struct jobspec_reading *reading)
+{
+    const struct jobspec *spec = reading->spec;
+    if (!good(reading, KEY_attention_kind, KEY_attention_kernel)) return;
+    if (spec->attention.kind != ATTENTION_FAVOR || spec->attention.kernel != KERNEL_ELU1) return;
+    warn_no_effect(reading, KEY_attention_features, "kernel = \"elu1\" has no random features",
+                   "leave it out, or take another kernel");
+}
+
+static void check_error_exists(struct jobspec_reading *reading)
+{
+    const struct jobspec *spec = reading->spec;
+    const struct jobspec_place *place = place_of(reading, KEY_redraw_policy);
+    if (!good(reading, KEY_attention_kind, KEY_attention_kernel)) return;
+    if (attention_estimates_softmax(spec->attention.kind, spec->attention.kernel)) return;
+    char label[100];
+    if (spec->attention.kind == ATTENTION_FAVOR)
+        snprintf(label, sizeof label, "kernel = \"%s\" does not estimate softmax",
+                 attention_kernel_text(spec->attention.kernel));
+    else
+        snprintf(label, sizeof label, "kind = \"%s\" does not estimate softmax by features",
+                 attention_kind_text(spec->attention.kind));
+    jobspec_report(reading, MISTAKE_NO_ERROR, place, label,
+                   "take a kernel of favor that begins with softmax-, or policy = \"fixed\"",
+                   "policy = \"adaptive\" has no error of the attention to go by");
+}
+
+static void check_adaptive(struct jobspec_reading *reading)
+{
+    const struct jobspec *spec = reading->spec;
+    const struct jobspec_place *place = place_of(reading, KEY_redraw_policy);
+    check_error_exists(reading);
+    warn_no_effect(reading, KEY_redraw_every, "for policy = \"fixed\" alone",
+                   "leave it out: `every` in [evaluate] says how often the error is looked at");
+    if (good(reading, KEY_data_valid, KEY_data_valid_fraction) && !jobspec_validates(spec))
+        jobspec_report(reading, MISTAKE_NO_VALIDATION, place,
+                       "the error is measured in evaluations",
+                       "add `valid` or `valid_fraction` to [data], or take policy = \"fixed\"",
+                       "policy = \"adaptive\" needs validation data");
+    if (!good(reading, KEY_evaluate_every, KEY_train_steps)) return;
+    if (spec->evaluate.every < spec->train.steps) return;
+    jobspec_report(reading, WARNING_NEVER, blame(reading, KEY_evaluate_every, KEY_train_steps),
+                   "no evaluation comes before the last step", "evaluate more often",
+                   "policy = \"adaptive\" will never redraw");
+}
+
+static void check_redraw(struct jobspec_reading *reading)
+{
+    if (!reading->good[KEY_redraw_policy]) return;
+    if (reading->spec->redraw.policy == POLICY_ADAPTIVE)
+        check_adaptive(reading);
+    else
+        warn_no_effect(reading, KEY_redraw_threshold, "for policy = \"adaptive\" alone",
+                       "leave it out, or set policy = \"adaptive\" in [redraw]");
+}
+
 /* ---- defaults that follow from other keys ---- */
 
 static int64_t default_threads(int64_t ranks)
@@ -500,6 +569,8 @@ void jobspec_check(struct jobspec_reading *reading)
     check_vocab(reading);
     check_objective(reading);
     check_warmup(reading);
+    check_features(reading);
+    check_redraw(reading);
     check_memory(reading);
 }
 
@@ -528,6 +599,18 @@ bool jobspec_has_projection(const struct jobspec *spec)
     default:
         return false;
     }
+}
+
+bool jobspec_validates(const struct jobspec *spec)
+{
+    return spec->data.valid_fraction > 0 || (spec->data.valid && spec->data.valid[0] != '\0');
+}
+
+bool attention_estimates_softmax(enum attention_kind kind, enum attention_kernel kernel)
+{
+    return kind == ATTENTION_FAVOR &&
+           (kernel == KERNEL_SOFTMAX_POSITIVE || kernel == KERNEL_SOFTMAX_HYPERBOLIC ||
+            kernel == KERNEL_SOFTMAX_TRIG);
 }
 
 int64_t jobspec_head_dim(const struct jobspec *spec)

@@ -43,9 +43,13 @@ extern "C" {
     M(MISTAKE_RANK, "E0509", SEVERITY_ERROR, "rank is more than length")                          \
     M(MISTAKE_BUCKETS, "E0510", SEVERITY_ERROR, "buckets is odd")                                 \
     M(MISTAKE_ROTARY, "E0511", SEVERITY_ERROR, "rotary positions and heads of one column")        \
+    M(MISTAKE_NO_ERROR, "E0512", SEVERITY_ERROR, "adaptive, and no error to go by")               \
+    M(MISTAKE_NO_VALIDATION, "E0513", SEVERITY_ERROR, "adaptive, and no validation data")         \
     M(WARNING_OBJECTIVE, "W0601", SEVERITY_WARNING, "next-token in a model that sees all tokens") \
     M(WARNING_WARMUP, "W0602", SEVERITY_WARNING, "the warm-up is longer than the training")       \
-    M(WARNING_MEMORY, "W0603", SEVERITY_WARNING, "more memory than this machine has")
+    M(WARNING_MEMORY, "W0603", SEVERITY_WARNING, "more memory than this machine has")             \
+    M(WARNING_NO_EFFECT, "W0604", SEVERITY_WARNING, "a value that has no effect")                 \
+    M(WARNING_NEVER, "W0605", SEVERITY_WARNING, "adaptive, and evaluated at the end alone")
 
 #define JOBSPEC_MISTAKE_ID(enumerator, code, severity, meaning) enumerator,
 enum jobspec_mistake { JOBSPEC_MISTAKES(JOBSPEC_MISTAKE_ID) MISTAKE_COUNT };

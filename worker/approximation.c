@@ -6,6 +6,7 @@
 
 #include "kernels/philox.h"
 #include "kernels/projection.h"
+#include "proto/jobspec.h"
 
 /* What the sampled rows of one (sequence, head) come to. */
 struct head_sums {
@@ -51,13 +52,6 @@ struct head_state {
 bool approximation_measurable(enum attention_kind kind)
 {
     return kind == ATTENTION_FAVOR;
-}
-
-bool approximation_has_exact(enum attention_kind kind, enum attention_kernel kernel)
-{
-    return kind == ATTENTION_FAVOR &&
-           (kernel == KERNEL_SOFTMAX_POSITIVE || kernel == KERNEL_SOFTMAX_HYPERBOLIC ||
-            kernel == KERNEL_SOFTMAX_TRIG);
 }
 
 static int64_t projections_of(const struct attention *attention)
@@ -352,7 +346,7 @@ static void measure_row(struct head_state *head, int64_t row)
 {
     const struct attention *attention = head->measurement->attention;
     measure_denominator(head, row);
-    if (approximation_has_exact(attention->kind, attention->kernel)) measure_error(head, row);
+    if (attention_estimates_softmax(attention->kind, attention->kernel)) measure_error(head, row);
 }
 
 /* ---- a head, and all of them ---- */
@@ -431,7 +425,7 @@ static void combine(const struct measurement *m, struct approximation *approxima
         all.saturated += head->saturated;
         all.features += head->features;
     }
-    const bool has_exact = approximation_has_exact(attention->kind, attention->kernel);
+    const bool has_exact = attention_estimates_softmax(attention->kind, attention->kernel);
     *approximation = (struct approximation){
         .error = !has_exact            ? NAN
                  : all.difference == 0 ? 0

@@ -34,9 +34,8 @@ struct approximation {
     double orthogonality;
 };
 
-/* Favor of any kernel can be measured; the kernels that estimate softmax have an exact counterpart. */
+/* Favor of any kernel can be measured; the kernels that estimate softmax have an error (proto/jobspec.h). */
 bool approximation_measurable(enum attention_kind kind);
-bool approximation_has_exact(enum attention_kind kind, enum attention_kernel kernel);
 
 /* Bytes of work memory for attention of this kernel and shape, or of fewer sequences. */
 size_t approximation_work_bytes(const struct attention *attention, int threads);

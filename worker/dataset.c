@@ -275,7 +275,7 @@ enum status dataset_open(const struct jobspec *spec, enum split split, struct da
                          struct fault *fault)
 {
     bool own_file = spec->data.valid && spec->data.valid[0] != '\0';
-    if (split == SPLIT_VALID && !own_file && spec->data.valid_fraction <= 0.0) {
+    if (split == SPLIT_VALID && !jobspec_validates(spec)) {
         *dataset = NULL;
         return ST_OK;
     }

@@ -136,7 +136,8 @@ static void tell_approximations(struct training *t)
 {
     if (!t->approximations || collective_rank(t->setup.collective) != 0) return;
     const struct jobspec *spec = t->setup.spec;
-    const bool has_exact = approximation_has_exact(spec->attention.kind, spec->attention.kernel);
+    const bool has_exact =
+        attention_estimates_softmax(spec->attention.kind, spec->attention.kernel);
 
     for (int64_t layer = 0; layer < t->params->layers; layer++) {
         const struct approximation *of = &t->approximations[layer];

@@ -40,7 +40,7 @@ void notice_started(struct uplink *uplink, uint64_t resumed_step, const char *ba
 }
 
 void notice_redrawn(struct uplink *uplink, uint64_t step, uint64_t draw, uint64_t hash,
-                    uint64_t order)
+                    uint64_t order, const char *why)
 {
     char text[17];
     snprintf(text, sizeof text, "%016" PRIx64, hash);
@@ -48,6 +48,7 @@ void notice_redrawn(struct uplink *uplink, uint64_t step, uint64_t draw, uint64_
     redrawn.draw = draw;
     redrawn.hash = text;
     redrawn.order = order;
+    if (why) redrawn.why = text_of(why);
     NOTICE(uplink, step, redrawn, REDRAWN, &redrawn);
 }
 

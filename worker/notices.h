@@ -11,9 +11,9 @@
 
 void notice_started(struct uplink *uplink, uint64_t resumed_step, const char *backend,
                     const char *libraries, uint64_t parameters);
-/* order 0: planned. `hash` is of all layers' projections. */
+/* order 0: by a rule of the job; `why` is what such a rule measured, NULL: nothing. `hash` is of all layers' projections. */
 void notice_redrawn(struct uplink *uplink, uint64_t step, uint64_t draw, uint64_t hash,
-                    uint64_t order);
+                    uint64_t order, const char *why);
 void notice_order_applied(struct uplink *uplink, uint64_t step, const struct wanted_order *order);
 
 struct saved_checkpoint {

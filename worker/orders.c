@@ -30,6 +30,13 @@ static bool redraw_planned(const struct jobspec *spec, uint64_t step)
            spec->redraw.every > 0 && step % (uint64_t)spec->redraw.every == 0;
 }
 
+static bool evaluation_planned(const struct jobspec *spec, uint64_t step)
+{
+    if (!jobspec_validates(spec)) return false;
+    return is_last(spec, step) ||
+           (spec->evaluate.every > 0 && step % (uint64_t)spec->evaluate.every == 0);
+}
+
 static bool checkpoint_planned(const struct jobspec *spec, uint64_t step)
 {
     return spec->checkpoint.every > 0 && step % (uint64_t)spec->checkpoint.every == 0;
@@ -97,6 +104,9 @@ static bool apply(const struct orders *orders, const struct wanted_order *order,
     case PERFORMER__ORDER__KIND__CHECKPOINT:
         edge->checkpoint = true;
         return true;
+    case PERFORMER__ORDER__KIND__EVALUATE:
+        edge->evaluate = jobspec_validates(orders->spec);
+        return edge->evaluate;
     case PERFORMER__ORDER__KIND__STOP:
         edge->stop = true;
         return true;
@@ -145,6 +155,17 @@ void orders_decide(struct orders *orders, uint64_t step, const struct control *r
     /* One redraw at an edge, however many asked for it, or a replay would count them otherwise. */
     if (edge->redraw) state->draw++;
 
+    if (evaluation_planned(orders->spec, step)) edge->evaluate = true;
     if (checkpoint_planned(orders->spec, step) || is_last(orders->spec, step) || edge->stop)
         edge->checkpoint = true;
+}
+
+bool orders_redraw_by_error(const struct orders *orders, uint64_t step, double error,
+                            struct checkpoint_state *state)
+{
+    const struct jobspec *spec = orders->spec;
+    if (spec->redraw.policy != POLICY_ADAPTIVE || !evaluation_planned(spec, step)) return false;
+    if (is_last(spec, step) || error <= spec->redraw.threshold) return false;
+    state->draw++;
+    return true;
 }

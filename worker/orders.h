@@ -2,7 +2,7 @@
 #define WORKER_ORDERS_H
 
 /*
- * What happens at the edge of a step: rules of the job (redraw and checkpoint every so many steps), orders that a person
+ * What happens at the edge of a step: rules of the job (redraw, evaluate and checkpoint every so many steps), orders that a person
  * gave, and orders of earlier attempts that are met again at their steps. Every rank puts what it has heard into its control
  * record, all gather all records, and each decides alike from the same records.
  */
@@ -33,7 +33,8 @@ struct edge {
     bool fenced;
     bool redraw;
     uint64_t redraw_order; /* 0: planned */
-    bool checkpoint;       /* by rule, by order, or because the run ends here */
+    bool evaluate;   /* by rule or by order; what is found may redraw: orders_redraw_by_error */
+    bool checkpoint; /* by rule, by order, or because the run ends here */
     bool stop;
     int applied_count;
     struct wanted_order
@@ -62,5 +63,14 @@ bool orders_replays(const struct orders *orders, uint64_t id);
  */
 void orders_decide(struct orders *orders, uint64_t step, const struct control *records, int ranks,
                    struct checkpoint_state *state, struct edge *edge);
+
+/*
+ * The rule of policy "adaptive", after the evaluation of `step`, whose largest error of a layer is `error`: whether
+ * features are redrawn now, which is noted in `state`. Only evaluations of the job's rule are looked at, so that one which
+ * a person asks for changes no weights. An error that is no number redraws too. Nothing keeps it from holding at one
+ * evaluation after the other: draws are independent, so the next may be better, and it costs less than the evaluation.
+ */
+bool orders_redraw_by_error(const struct orders *orders, uint64_t step, double error,
+                            struct checkpoint_state *state);
 
 #endif

@@ -5,7 +5,6 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "worker/notices.h"
 #include "worker/schedule.h"
 
 /* A shard whose gradient is being folded into those of the shards before it. */
@@ -253,14 +252,6 @@ static void advance_state(struct training *t, uint64_t step, const struct step_s
     t->state.epoch_row = sequences % rows;
 }
 
-static void tell_orders(struct training *t, uint64_t step, const struct edge *edge)
-{
-    for (int i = 0; i < edge->applied_count; i++) {
-        notice_order_applied(t->setup.uplink, step, &edge->applied[i]);
-        uplink_applied(t->setup.uplink, edge->applied[i].id);
-    }
-}
-
 static void tell_metrics(struct training *t, uint64_t step, const struct step_sums *sums, double lr)
 {
     if (collective_rank(t->setup.collective) != 0) return;
@@ -294,7 +285,7 @@ enum status step_run(struct training *t, struct edge *edge, struct fault *fault)
     orders_decide(&t->orders, step, t->records, collective_ranks(t->setup.collective), &t->state,
                   edge);
     t->step_ms = steady_clock_ms() - begin_ms;
-    tell_orders(t, step, edge);
+    training_tell_orders(t, edge, true);
     if (!edge->fenced) tell_metrics(t, step, &sums, lr);
     return ST_OK;
 }

@@ -38,6 +38,16 @@ void training_phase(struct training *t, uint64_t step, enum phase phase)
     uplink_phase(t->setup.uplink, step, phase_name(phase), t->step_ms);
 }
 
+void training_tell_orders(struct training *t, const struct edge *edge, bool change_weights)
+{
+    for (int i = 0; i < edge->applied_count; i++) {
+        const struct wanted_order *order = &edge->applied[i];
+        if ((order->kind == PERFORMER__ORDER__KIND__REDRAW) != change_weights) continue;
+        notice_order_applied(t->setup.uplink, t->state.step, order);
+        uplink_applied(t->setup.uplink, order->id);
+    }
+}
+
 static bool is_first_rank(const struct training *t)
 {
     return collective_rank(t->setup.collective) == 0;
@@ -472,19 +482,30 @@ void training_close(struct training *t)
 
 /* ---- edges of steps ---- */
 
-static void redraw(struct training *t, uint64_t order)
+/* why: NULL where no measurement asked for it. */
+static void redraw(struct training *t, uint64_t order, const char *why)
 {
     performer_redraw(t->model, (uint32_t)t->state.draw);
     notice_redrawn(t->setup.uplink, t->state.step, t->state.draw,
-                   performer_projections_hash(t->model), order);
+                   performer_projections_hash(t->model), order, why);
 }
 
-static bool evaluation_due(const struct training *t)
+/* All ranks hold the same figures and decide alike; an attempt that comes here again measures them again. */
+static void redraw_by_error(struct training *t)
 {
     const struct jobspec *spec = t->setup.spec;
-    if (!t->valid) return false;
-    return t->state.step == (uint64_t)spec->train.steps ||
-           (spec->evaluate.every > 0 && t->state.step % (uint64_t)spec->evaluate.every == 0);
+    char why[100];
+    int64_t layer;
+    if (spec->redraw.policy != POLICY_ADAPTIVE) return;
+    const double error = evaluate_largest_error(t, &layer);
+
+    if (!orders_redraw_by_error(&t->orders, t->state.step, error, &t->state)) return;
+    snprintf(why, sizeof why, "adaptive: kernel_error.%" PRId64 " %.4g %s %g", layer, error,
+             isnan(error) ? "is not below" : ">", spec->redraw.threshold);
+    redraw(t, 0, why);
+    if (is_first_rank(t))
+        log_info("redrawn", "draw %" PRIu64 " after step %" PRIu64 ", %s", t->state.draw,
+                 t->state.step, why);
 }
 
 static void tell_removed(void *context, uint64_t step, const char *path)
@@ -573,7 +594,7 @@ static enum status checkpoint_at_edge(struct training *t, double valid_loss, boo
     return ST_OK;
 }
 
-/* In this order, so that what is evaluated is what is saved and what goes on. */
+/* In this order, so that what is evaluated is what is saved and what goes on, but for features that are found wanting. */
 static enum status do_edge(struct training *t, const struct edge *edge, struct fault *fault)
 {
     const bool last = edge->stop || t->state.step >= (uint64_t)t->setup.spec->train.steps;
@@ -584,10 +605,12 @@ static enum status do_edge(struct training *t, const struct edge *edge, struct f
         t->agreed = true;
         return fault_set(fault, ST_FENCED, "a newer attempt of this run has taken over");
     }
-    if (edge->redraw) redraw(t, edge->redraw_order);
-    if (evaluation_due(t)) status = evaluate_run(t, &valid_loss, fault);
+    if (edge->redraw) redraw(t, edge->redraw_order, NULL);
+    if (edge->evaluate) status = evaluate_run(t, &valid_loss, fault);
+    if (status == ST_OK && edge->evaluate) redraw_by_error(t);
     if (status == ST_OK && edge->checkpoint)
         status = checkpoint_at_edge(t, valid_loss, last, fault);
+    if (status == ST_OK) training_tell_orders(t, edge, false);
     t->stopped =
         status == ST_OK && edge->stop && t->state.step < (uint64_t)t->setup.spec->train.steps;
     return status;

@@ -103,6 +103,12 @@ void training_close(struct training *training);
 /* Tells the daemon what this rank is doing. */
 void training_phase(struct training *training, uint64_t step, enum phase phase);
 
+/*
+ * Tells the daemon of the orders that took effect at this edge: those that change weights before anything of the step,
+ * the others once they have been carried out, so that a rank which dies before leaves them to the next attempt.
+ */
+void training_tell_orders(struct training *training, const struct edge *edge, bool change_weights);
+
 /* The sum of values[0 ... count-1] as a binary tree that halves the range. */
 double tree_sum(const double *values, int64_t count);
 

@@ -126,14 +126,16 @@ LIFE(nobody_ordered_that_stop, UNTIL_RUNNING, {"end CANCELLED", "RESTARTING", ST
      AGAIN_AFTER("1000"), {"end KILLED", "RESTARTING", ST_OK})
 
 LIFE(orders_need_a_run_that_trains, {"redraw", "QUEUED", ST_REFUSED},
-     {"checkpoint", "QUEUED", ST_REFUSED}, {"tick", "STARTING", ST_OK},
+     {"checkpoint", "QUEUED", ST_REFUSED}, {"evaluate", "QUEUED", ST_REFUSED},
+     {"tick", "STARTING", ST_OK}, {"evaluate", "STARTING", ST_OK},
      {"checkpoint", "STARTING", ST_OK}, {"launched", "STARTING", ST_OK},
      {"report", "RUNNING", ST_OK}, {"redraw", "RUNNING", ST_OK}, {"wait 30001", "UNKNOWN", ST_OK},
      {"redraw", "UNKNOWN", ST_OK}, {"end CRASH", "RESTARTING", ST_OK},
      {"redraw", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"), {"cancel", "STOPPING", ST_OK},
      {"redraw", "STOPPING", ST_REFUSED}, {"checkpoint", "STOPPING", ST_REFUSED},
-     {"end CANCELLED", "CANCELLED", ST_OK}, {"redraw", "CANCELLED", ST_REFUSED},
-     {"checkpoint", "CANCELLED", ST_REFUSED})
+     {"evaluate", "STOPPING", ST_REFUSED}, {"end CANCELLED", "CANCELLED", ST_OK},
+     {"redraw", "CANCELLED", ST_REFUSED}, {"checkpoint", "CANCELLED", ST_REFUSED},
+     {"evaluate", "CANCELLED", ST_REFUSED})
 
 LIFE(a_stranger_event_changes_nothing, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
      {"end CRASH", "RESTARTING", ST_OK}, {"end LOST", "RESTARTING", ST_OK},
@@ -286,6 +288,7 @@ static struct jobspec sound_spec(void)
     spec.attention.kind = ATTENTION_FAVOR;
     spec.redraw.policy = POLICY_FIXED;
     spec.redraw.every = 7;
+    spec.redraw.threshold = 0.5;
     return spec;
 }
 
@@ -301,12 +304,21 @@ Test(submit, takes_from_the_job_what_it_must_know)
     cr_assert_eq(facts.restart_max, 3);
     cr_assert_eq(facts.checkpoint_every, 10);
     cr_assert_eq(facts.redraw_every, 7);
+    cr_assert_eq(facts.redraw_threshold, 0, "it redraws by the number of steps alone");
     cr_assert(facts.features);
+    cr_assert_not(facts.validates);
 
     spec.redraw.policy = POLICY_NEVER;
     cr_assert_eq(run_facts_of(&spec, &facts, &fault), ST_OK);
     cr_assert_eq(facts.redraw_every, 0);
     cr_assert(facts.features, "a person may still redraw");
+
+    spec.redraw.policy = POLICY_ADAPTIVE;
+    spec.data.valid_fraction = 0.01;
+    cr_assert_eq(run_facts_of(&spec, &facts, &fault), ST_OK);
+    cr_assert_eq(facts.redraw_every, 0);
+    cr_assert_eq(facts.redraw_threshold, 0.5);
+    cr_assert(facts.validates);
     spec = sound_spec();
     spec.attention.kind = ATTENTION_SOFTMAX;
     cr_assert_eq(run_facts_of(&spec, &facts, &fault), ST_OK);
@@ -667,6 +679,41 @@ Test(order, redraw_needs_features)
     stage_fini(&stage);
 }
 
+Test(order, evaluation_needs_validation_data)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    struct run_facts facts = {.name = "unseen", .ranks = 1, .steps = 10, .features = true};
+    stage_send(&stage, (struct event){.kind = EVENT_SUBMIT,
+                                      .submit = {.facts = &facts, .text = "", .resolved = ""}});
+    stage_act(&stage, "tick");
+    cr_assert_eq(stage_act(&stage, "evaluate")->status, ST_REFUSED);
+    cr_assert_not_null(strstr(stage.decision.answer.text, "`valid_fraction`"));
+    cr_assert_eq(stage.decision.record_count, 0);
+    stage_fini(&stage);
+}
+
+Test(order, to_evaluate_is_handed_out_once_and_never_met_again)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    uint64_t order = stage_act(&stage, "evaluate")->order;
+    cr_assert(stage_noted(&stage, NOTE_ORDER_REQUESTED));
+    cr_assert_eq(stage_act(&stage, "evaluate")->order, order, "one evaluation serves both");
+    stage_act(&stage, "restart");
+    const struct answer *answer = stage_act(&stage, "report");
+    cr_assert_eq(answer->order_count, 1);
+    cr_assert_eq(answer->orders[0].kind, PERFORMER__ORDER__KIND__EVALUATE);
+    tell_applied(&stage, 0, order, 8);
+    cr_assert(stage_noted(&stage, NOTE_ORDER_APPLIED));
+    cr_assert_neq(stage_act(&stage, "evaluate")->order, order, "done: the next is another");
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "wait 1000");
+    cr_assert_eq(stage_effects(&stage, EFFECT_LAUNCH), 1);
+    cr_assert_eq(stage.decision.effects[0].applied_count, 0, "it changed no weights");
+    stage_fini(&stage);
+}
+
 Test(order, numbers_are_bounded)
 {
     struct stage stage;
@@ -700,6 +747,46 @@ Test(redraw, hashes_are_compared_over_ranks_attempts_and_restarts)
     tell_redrawn(&stage, 1, 2, 15, "bbbb");
     cr_assert(stage_noted(&stage, NOTE_REDRAW_DISAGREED), "another step is another model");
     cr_assert_eq(stage_run(&stage)->state, RUN_RUNNING, "it is said, not acted upon");
+    stage_fini(&stage);
+}
+
+/* NULL: the newest decision has no such note. */
+static const char *noted_words(const struct stage *stage, enum note note)
+{
+    for (size_t i = 0; i < stage->decision.record_count; i++) {
+        const struct record *record = &stage->decision.records[i];
+        if (record->kind == RECORD_NOTED && record->noted.note == note) return record->noted.text;
+    }
+    return NULL;
+}
+
+Test(redraw, the_history_says_why)
+{
+    static const struct {
+        uint64_t order;
+        const char *why, *words;
+    } cases[] = {
+        {0, "", "draw 1 after step 7, planned, hash aaaa"},
+        {12, "", "draw 2 after step 14, order 12, hash aaaa"},
+        {0, "adaptive: kernel_error.2 0.61 > 0.5",
+         "draw 3 after step 21, adaptive: kernel_error.2 0.61 > 0.5, hash aaaa"},
+        {0, "a\nb\xff", "draw 4 after step 28, a?b?, hash aaaa"},
+    };
+    struct stage stage;
+    begin(&stage, ":memory:");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Performer__Redrawn redrawn = PERFORMER__REDRAWN__INIT;
+        redrawn.draw = i + 1;
+        redrawn.hash = (char *)"aaaa";
+        redrawn.order = cases[i].order;
+        redrawn.why = (char *)cases[i].why;
+        Performer__Notice notice = PERFORMER__NOTICE__INIT;
+        notice.step = 7 * redrawn.draw;
+        notice.what_case = PERFORMER__NOTICE__WHAT_REDRAWN;
+        notice.redrawn = &redrawn;
+        tell(&stage, 0, &notice);
+        cr_assert_str_eq(noted_words(&stage, NOTE_REDRAWN), cases[i].words);
+    }
     stage_fini(&stage);
 }
 

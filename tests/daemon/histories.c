@@ -53,6 +53,7 @@ static void tell(struct stage *stage, uint64_t *dice)
     Performer__Redrawn redrawn = PERFORMER__REDRAWN__INIT;
     redrawn.draw = 1 + chance(dice, 2 * RUN_DRAWS_MAX);
     redrawn.hash = (char *)hashes[chance(dice, 4)];
+    if (chance(dice, 2)) redrawn.why = (char *)"adaptive: kernel_error.0 0.6 > 0.5";
     Performer__OrderApplied applied = PERFORMER__ORDER_APPLIED__INIT;
     applied.order = 1 + chance(dice, stage->coordinator.order_next);
     Performer__CheckpointSaved saved = PERFORMER__CHECKPOINT_SAVED__INIT;
@@ -114,7 +115,7 @@ static void happen(struct stage *stage, uint64_t *dice)
         "tick",         "wait 500",      "wait 2000",    "wait 40000", "launched",  "launched",
         "adopted",      "launch_failed", "end LOST",     "unlaunched", "end CRASH", "end CRASH",
         "end FINISHED", "end CANCELLED", "end BAD_DATA", "cancel",     "kill",      "checkpoint",
-        "redraw",       "redraw",        "end KILLED",
+        "redraw",       "redraw",        "end KILLED",   "evaluate",
     };
     stage->run =
         1 + chance(dice, stage->coordinator.run_count > 0 ? stage->coordinator.run_count : 1);

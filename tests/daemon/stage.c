@@ -68,7 +68,9 @@ uint64_t stage_submit(struct stage *stage, uint32_t ranks, uint32_t restart_max,
                               .restart_max = restart_max,
                               .redraw_every = 7,
                               .checkpoint_every = 10,
-                              .features = true};
+                              .redraw_threshold = 0.25,
+                              .features = true,
+                              .validates = true};
     struct event event = {
         .kind = EVENT_SUBMIT,
         .submit = {
@@ -166,6 +168,7 @@ static const struct {
     {"kill", PERFORMER__ACTION__ACTION_KILL},
     {"checkpoint", PERFORMER__ACTION__ACTION_CHECKPOINT},
     {"redraw", PERFORMER__ACTION__ACTION_REDRAW},
+    {"evaluate", PERFORMER__ACTION__ACTION_EVALUATE},
 };
 
 const struct answer *stage_act(struct stage *stage, const char *act)
@@ -264,7 +267,9 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(a->facts.restart_max != b->facts.restart_max, "budget");
     DIFFER(a->facts.redraw_every != b->facts.redraw_every, "redraw");
     DIFFER(a->facts.checkpoint_every != b->facts.checkpoint_every, "checkpoint");
+    DIFFER(a->facts.redraw_threshold != b->facts.redraw_threshold, "threshold");
     DIFFER(a->facts.features != b->facts.features, "features");
+    DIFFER(a->facts.validates != b->facts.validates, "validation");
     DIFFER(a->state != b->state, "state");
     DIFFER(strcmp(a->reason, b->reason) != 0, "reason");
     DIFFER(a->stop != b->stop, "stop");

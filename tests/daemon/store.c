@@ -359,7 +359,9 @@ static bool tell_redraw(void *context, const struct redraw_row *row)
     cr_assert_str_eq(row->hashes[0], "aaaa");
     cr_assert_str_eq(row->hashes[1], row->draw == 1 ? "aaaa" : row->draw == 2 ? "bbbb" : "");
     cr_assert_eq(row->agreed, row->draw != 2);
-    cr_assert_eq(row->order, row->draw == 3 ? 12 : 0);
+    cr_assert_str_eq(row->why, row->draw == 1   ? "planned"
+                               : row->draw == 2 ? "adaptive: kernel_error.2 0.61 > 0.5"
+                                                : "order 12");
     *count += (int)row->draw;
     return true;
 }
@@ -373,6 +375,7 @@ Test(questions, redraws_with_the_hash_of_each_rank)
         for (uint32_t rank = 0; rank < 2; rank++) {
             redrawn.hash = (char *)(redrawn.draw == 2 && rank == 1 ? "bbbb" : "aaaa");
             redrawn.order = redrawn.draw == 3 ? 12 : 0;
+            redrawn.why = (char *)(redrawn.draw == 2 ? "adaptive: kernel_error.2 0.61 > 0.5" : "");
             if (redrawn.draw < 3 || rank == 0)
                 tell_notice(&stage, rank, 7 * redrawn.draw, PERFORMER__NOTICE__WHAT_REDRAWN,
                             &redrawn);
@@ -624,6 +627,57 @@ Test(foreign, a_newer_schema_is_refused, .init = make_database, .fini = remove_d
     run_sql("PRAGMA user_version = 1000");
     cr_assert_eq(open_again(&fault), ST_UNSUPPORTED);
     cr_assert_not_null(strstr(fault.text, "newer performerd"), "%s", fault.text);
+}
+
+static bool note_why(void *context, const struct redraw_row *row)
+{
+    char *words = context;
+    sprintf(words + strlen(words), "%s; ", row->why);
+    return true;
+}
+
+static char *resolved_job(const char *data)
+{
+    struct diagnostics diagnostics = {0};
+    struct jobspec spec;
+    char text[300], *resolved;
+    snprintf(text, sizeof text,
+             "[job]\nname = \"old\"\n[data]\nformat = \"text\"\ntrain = \"t\"\nlength = 8\n%s"
+             "[model]\nlayers = 1\nheads = 1\nwidth = 8\nmlp = 8\n",
+             data);
+    cr_assert_eq(jobspec_parse(text, strlen(text), "/job.toml", NULL, 0, &diagnostics, &spec),
+                 ST_OK);
+    cr_assert_eq(jobspec_print(&spec, &resolved), ST_OK);
+    jobspec_free(&spec);
+    diagnostics_free(&diagnostics);
+    return resolved;
+}
+
+/* As schema 1 left it: what came later is taken away again. */
+Test(foreign, an_older_schema_is_brought_up_to_date, .init = make_database,
+     .fini = remove_directory)
+{
+    run_sql("ALTER TABLE runs DROP COLUMN redraw_threshold; ALTER TABLE runs DROP COLUMN validates;"
+            "ALTER TABLE draws DROP COLUMN why; PRAGMA user_version = 1;"
+            "INSERT INTO draws VALUES (1, 1, 7, 0, 'aaaa', 1), (1, 2, 9, 31, 'bbbb', 1)");
+    static const char *const data[] = {"", "valid = \"v\"\n", "valid_fraction = 0.05\n"};
+    for (int i = 0; i < 3; i++) {
+        char *resolved = resolved_job(data[i]);
+        char *sql =
+            sqlite3_mprintf("UPDATE jobs SET resolved = %Q WHERE run = %d", resolved, i + 1);
+        run_sql(sql);
+        sqlite3_free(sql);
+        free(resolved);
+    }
+    struct stage stage;
+    stage_init(&stage, 4, path);
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(stage.coordinator.runs[i]->facts.validates, i > 0, "%s", data[i]);
+    cr_assert_eq(stage.coordinator.runs[0]->facts.redraw_threshold, 0);
+    char words[100] = "";
+    cr_assert_eq(store_redraws(stage.store, 1, 10, note_why, words, NULL), ST_OK);
+    cr_assert_str_eq(words, "planned; order 31; ");
+    stage_fini(&stage);
 }
 
 Test(foreign, another_program_s_database_is_refused, .init = make_directory,

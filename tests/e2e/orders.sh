@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a person asks for takes effect at one step, is recorded, and is met again at that step by an attempt that starts
-# over: redraw, checkpoint, cancel, kill.
+# over: redraw, checkpoint, evaluate, cancel, kill. And redraws that the measured error asks for.
 . "$(dirname "$0")/harness.sh"
 
 proteins 400 "$work/proteins.fasta"
@@ -72,6 +72,11 @@ done
 path=$(ctl checkpoints "$run" --json | jq -r '.[0].path')
 [ -s "$path/MANIFEST" ] || fail "no checkpoint at $path"
 
+status=0
+ctl evaluate "$run" 2>"$work/refused" || status=$?
+[ $status -eq 7 ] || fail "evaluate without validation data gave $status"
+grep -q valid_fraction "$work/refused" || fail "no cure: $(cat "$work/refused")"
+
 note "cancel saves first"
 ctl cancel "$run"
 status=0
@@ -84,6 +89,38 @@ last=$(field "$run" .step)
 status=0
 ctl redraw "$run" 2>"$work/refused" || status=$?
 [ $status -eq 7 ] || fail "redraw of a cancelled run gave $status"
+
+note "redraws by the error say why, and an evaluation on demand changes no bit, whatever dies in between"
+adaptive=(--set redraw.policy=adaptive --set redraw.threshold=0.001 --set data.valid_fraction=0.1 --set evaluate.every=10
+    --set evaluate.batches=1 --set checkpoint.every=10)
+plain=$(ctl submit "$work/job.toml" --parsable "${adaptive[@]}")
+ctl wait "$plain" --timeout 120 || fail "adaptive: $(field "$plain" .state)"
+[ "$(field "$plain" '[.redraws[].step] | join(" ")')" = "10 20 30 40 50" ] || fail "redrawn after $(field "$plain" '.redraws')"
+[ "$(field "$plain" '[.redraws[] | select(.agreed and (.why | test("^adaptive: kernel_error\\.[01] [0-9.e-]+ > 0\\.001$")))] | length')" -eq 5 ] ||
+    fail "no reasons: $(field "$plain" '.redraws')"
+ctl events "$plain" | grep >/dev/null 'draw 3 after step 30, adaptive: kernel_error\.' || fail "no reason in the history"
+
+run=$(ctl submit "$work/job.toml" --parsable "${adaptive[@]}")
+reach_step "$run" 11
+ctl evaluate "$run" | grep >/dev/null 'order [0-9]*: an evaluation' || fail "evaluate says nothing"
+for _ in $(seq 200); do
+    step=$(field "$run" '[.orders[] | select(.kind == "evaluate" and .state == "applied").step][0] // 0')
+    [ "$step" -gt 0 ] && break
+    sleep 0.05
+done
+[ "$step" -gt 0 ] || fail "the evaluation was not applied"
+kill -9 "$(field "$run" '.workers[-1].pid')"
+ctl wait "$run" --timeout 120 || fail "evaluate: $(field "$run" .state)"
+[ "$(field "$run" '.attempts | length')" -eq 2 ] || fail "no second attempt"
+[ "$(field "$run" '[.orders[] | select(.kind == "evaluate")] | length')" -eq 1 ] || fail "evaluated by two orders"
+for name in valid_loss kernel_error.0 kernel_error.1; do
+    ctl metrics "$run" --name $name --json | jq -r .step | grep -x "$step" >/dev/null || fail "no $name of step $step"
+done
+ctl events "$run" | grep >/dev/null "evaluate, order [0-9]*, after step $step" || fail "the evaluation is not in the history"
+[ "$(weights "$run" 60)" = "$(weights "$plain" 60)" ] || fail "other weights"
+[ "$(field "$run" '[.redraws[] | [.draw, .step, .why, .hashes[0]]]')" = "$(field "$plain" '[.redraws[] | [.draw, .step, .why, .hashes[0]]]')" ] ||
+    fail "other redraws"
+[ "$(field "$run" '[.redraws[] | select(.agreed | not)] | length')" -eq 0 ] || fail "hashes differ"
 
 note "kill does not save"
 run=$(ctl submit "$work/job.toml" --parsable --set train.steps=2000)

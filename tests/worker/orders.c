@@ -1,5 +1,6 @@
 /* What ranks agree on at the edge of a step, from records that say different things. */
 
+#include <math.h>
 #include <string.h>
 
 #include <criterion/criterion.h>
@@ -8,6 +9,7 @@
 
 static const Performer__Order__Kind REDRAW = PERFORMER__ORDER__KIND__REDRAW;
 static const Performer__Order__Kind CHECKPOINT = PERFORMER__ORDER__KIND__CHECKPOINT;
+static const Performer__Order__Kind EVALUATE = PERFORMER__ORDER__KIND__EVALUATE;
 static const Performer__Order__Kind STOP = PERFORMER__ORDER__KIND__STOP;
 
 static struct jobspec spec;
@@ -209,4 +211,70 @@ Test(orders, an_order_of_a_kind_unknown_is_left_alone)
     hear(0, 4, (Performer__Order__Kind)99);
     decide(3);
     cr_expect(edge.applied_count == 0 && !edge.redraw && !edge.checkpoint && !edge.stop);
+}
+
+/* ---- evaluations, and redraws by what they find ---- */
+
+static void validate_every(int64_t every)
+{
+    spec.data.valid_fraction = 0.1;
+    spec.evaluate.every = every;
+}
+
+Test(orders, evaluations_of_the_job_and_one_after_the_last_step)
+{
+    decide(10);
+    cr_expect(!edge.evaluate, "there are no validation data");
+    validate_every(10);
+    for (uint64_t step = 1; step <= 42; step++) {
+        decide(step);
+        cr_expect(edge.evaluate == (step % 10 == 0 || step == 42), "step %d", (int)step);
+    }
+}
+
+Test(orders, to_evaluate_changes_no_weights_and_is_met_once)
+{
+    validate_every(10);
+    const struct checkpoint_state before = state;
+    hear(2, 5, EVALUATE);
+    decide(3);
+    cr_expect(edge.evaluate && !edge.redraw && !edge.checkpoint);
+    cr_expect(edge.applied_count == 1 && edge.applied[0].id == 5);
+    decide(4); /* the daemon may still repeat it */
+    cr_expect(!edge.evaluate && edge.applied_count == 0);
+    cr_expect(memcmp(&state, &before, sizeof state) == 0);
+}
+
+Test(orders, to_evaluate_without_validation_data_stays_unapplied)
+{
+    hear(0, 5, EVALUATE);
+    decide(3);
+    cr_expect(!edge.evaluate && edge.applied_count == 0);
+}
+
+/* The draw after an evaluation of this step with this error. */
+static uint64_t draw_after(uint64_t step, double error)
+{
+    state.draw = 0;
+    const bool redrawn = orders_redraw_by_error(&orders, step, error, &state);
+    cr_expect_eq(state.draw, redrawn);
+    return state.draw;
+}
+
+Test(orders, an_error_beyond_the_threshold_redraws)
+{
+    validate_every(10);
+    spec.redraw.policy = POLICY_ADAPTIVE;
+    spec.redraw.threshold = 0.5;
+    decide(7);
+    cr_expect(!edge.redraw, "`every` is for the fixed policy");
+    cr_expect_eq(draw_after(10, 0.61), 1);
+    cr_expect_eq(draw_after(20, 0.61), 1, "and again while it stays there");
+    cr_expect_eq(draw_after(10, NAN), 1);
+    cr_expect_eq(draw_after(10, 0.5), 0);
+    cr_expect_eq(draw_after(10, 0.1), 0);
+    cr_expect_eq(draw_after(13, 0.61), 0, "an evaluation that a person asked for");
+    cr_expect_eq(draw_after(42, 0.61), 0, "nothing would use it");
+    spec.redraw.policy = POLICY_FIXED;
+    cr_expect_eq(draw_after(10, 0.61), 0);
 }
