@@ -5,7 +5,8 @@
  * alone kernels-bench tells; it may not know what a step is.
  *
  * The peak and one step of each attention are measured in turn, round after round, so that whatever else the machine does
- * hits all alike. Times are medians of the rounds; shares and ratios are taken inside a round first.
+ * hits all alike. Times are medians of the rounds; shares and ratios are taken inside a round first. With --paced another
+ * program says when each round runs, and so can put its own steps between ours.
  */
 
 #include <errno.h>
@@ -48,7 +49,8 @@ struct options {
 #define SIZE_FIELD(name, default_, least, most, meaning) long name;
     SIZES(SIZE_FIELD)
 #undef SIZE_FIELD
-    bool bidirectional, json;
+    bool bidirectional, json, paced;
+    unsigned chosen; /* contenders, a bit each; none: all */
 };
 
 /* The one that the others are compared with comes first. */
@@ -71,7 +73,7 @@ struct contender {
 
 struct round {
     double peak;           /* GFLOP/s */
-    double ms[CONTENDERS]; /* of a step */
+    double ms[CONTENDERS]; /* of a step; 0: not chosen */
 };
 
 struct bench {
@@ -96,7 +98,10 @@ static const volatile sig_atomic_t nobody_stops = 0;
 
 static void usage(FILE *file)
 {
-    fputs("usage: performer-bench [--causal | --bidirectional] [--json] [--SIZE N]...\n", file);
+    fputs(
+        "usage: performer-bench [--causal | --bidirectional] [--attention NAME]... [--json | --paced]\n"
+        "                       [--SIZE N]...\n",
+        file);
 }
 
 static void help(void)
@@ -106,7 +111,9 @@ static void help(void)
         "\nTimes whole training steps with each attention, in turn, beside this machine's product peak.\n\n"
         "  --causal         a token sees only itself and those before it (default)\n"
         "  --bidirectional  it sees all; masked tokens are predicted\n"
-        "  --json           one object instead of a table");
+        "  --attention NAME this row of the table and identity's, as they are named there; may be repeated\n"
+        "  --json           one object instead of a table\n"
+        "  --paced          one round of what was chosen for each line of the standard input, answered by a line");
 #define SIZE_HELP(name, default_, least, most, meaning)                      \
     if ((default_) > 0)                                                      \
         printf("  --%-8s N     %s [%d]\n", #name, meaning, (int)(default_)); \
@@ -131,18 +138,43 @@ static bool read_size(const char *name, const char *text, long least, long most,
     return false;
 }
 
+static bool choose(const char *name, unsigned *chosen)
+{
+    for (int i = 0; i < CONTENDERS; i++) {
+        if (strcmp(kinds[i].name, name) != 0) continue;
+        *chosen |= 1U << i;
+        return true;
+    }
+    fprintf(stderr, "performer-bench: --attention: no `%s`; there is", name);
+    for (int i = 0; i < CONTENDERS; i++)
+        fprintf(stderr, "%s `%s`", i > 0 ? "," : "", kinds[i].name);
+    fputs("\n", stderr);
+    return false;
+}
+
 /* -1: go on; else the exit code. */
 static int parse_arguments(int argc, char **argv, struct options *options)
 {
 #define SIZE_CODE(name, default_, least, most, meaning) SIZE_##name,
-    enum { BEFORE = 255, SIZES(SIZE_CODE) CAUSAL, BIDIRECTIONAL, JSON, HELP, VERSION };
+    enum {
+        BEFORE = 255,
+        SIZES(SIZE_CODE) CAUSAL,
+        BIDIRECTIONAL,
+        ATTENTION,
+        JSON,
+        PACED,
+        HELP,
+        VERSION
+    };
 #undef SIZE_CODE
 #define SIZE_OPTION(name, default_, least, most, meaning) \
     {#name, required_argument, NULL, SIZE_##name},
     static const struct option known[] = {
         SIZES(SIZE_OPTION){"causal", no_argument, NULL, CAUSAL},
         {"bidirectional", no_argument, NULL, BIDIRECTIONAL},
+        {"attention", required_argument, NULL, ATTENTION},
         {"json", no_argument, NULL, JSON},
+        {"paced", no_argument, NULL, PACED},
         {"help", no_argument, NULL, HELP},
         {"version", no_argument, NULL, VERSION},
         {NULL, 0, NULL, 0},
@@ -161,8 +193,14 @@ static int parse_arguments(int argc, char **argv, struct options *options)
         case BIDIRECTIONAL:
             options->bidirectional = option == BIDIRECTIONAL;
             break;
+        case ATTENTION:
+            if (!choose(optarg, &options->chosen)) return EXIT_USAGE;
+            break;
         case JSON:
             options->json = true;
+            break;
+        case PACED:
+            options->paced = true;
             break;
         case HELP:
             help();
@@ -237,6 +275,11 @@ static void remove_directory(struct bench *bench)
 
 /* ---- contenders ---- */
 
+static bool is_chosen(const struct bench *bench, int index)
+{
+    return bench->options->chosen == 0 || (bench->options->chosen >> index & 1) != 0;
+}
+
 /* Steps end at no edge: nothing is evaluated, redrawn or saved. */
 static enum status write_job(const struct bench *bench, const struct contender_kind *kind,
                              struct jobspec *spec, struct fault *fault)
@@ -305,7 +348,7 @@ static enum status bench_open(struct bench *bench, struct fault *fault)
     if (status == ST_OK) status = write_tokens(bench, fault);
     if (status == ST_OK) status = uplink_open_file(bench->directory, 0, &bench->uplink, fault);
     for (int i = 0; i < CONTENDERS && status == ST_OK; i++)
-        status = contender_open(bench, i, fault);
+        if (is_chosen(bench, i)) status = contender_open(bench, i, fault);
     remove_directory(bench);
     return status;
 }
@@ -325,6 +368,7 @@ static enum status round_run(struct bench *bench, struct round *round, struct fa
     round->peak = peak_measure(bench->team);
     if (!(round->peak > 0)) return fault_set(fault, ST_NO_MEMORY, "no memory to measure the peak");
     for (int i = 0; i < CONTENDERS; i++) {
+        if (!is_chosen(bench, i)) continue;
         struct edge edge;
         const double begin_ms = steady_clock_ms();
         enum status status = step_run(bench->contender[i].training, &edge, fault);
@@ -403,6 +447,7 @@ static void print_table(const struct bench *bench)
     printf("%-24s %10s %10s %9s %8s %14s %15s\n", "attention", "tokens/s", "ms a step", "GFLOP/s",
            "of peak", "time/identity", "FLOPs/identity");
     for (int i = 0; i < CONTENDERS; i++) {
+        if (!is_chosen(bench, i)) continue;
         const struct verdict v = verdict_of(bench, i);
         printf("%-24s %10.0f %10.2f %9.1f %7.1f%% %14.2f %15.2f\n", kinds[i].name,
                v.tokens_per_second, v.step_ms, v.gflops, 100 * v.peak_share, v.time_ratio,
@@ -422,6 +467,7 @@ static json_t *json_of(const struct bench *bench)
 #undef SIZE_JSON
     json_t *rows = json_array();
     for (int i = 0; i < CONTENDERS; i++) {
+        if (!is_chosen(bench, i)) continue;
         const struct verdict v = verdict_of(bench, i);
         json_array_append_new(rows, json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f}", "attention",
                                               kinds[i].name, "tokens_per_second",
@@ -444,6 +490,58 @@ static enum status print_json(const struct bench *bench, struct fault *fault)
     return ST_OK;
 }
 
+static enum status print_line(json_t *object, struct fault *fault)
+{
+    const int failed =
+        object ? json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9)) : -1;
+    json_decref(object);
+    if (failed || putchar('\n') == EOF || fflush(stdout) != 0)
+        return fault_set(fault, ST_IO, "could not write a round");
+    return ST_OK;
+}
+
+/* What one of the chosen contenders has, by its name. */
+typedef double contender_figure(const struct bench *bench, int index);
+
+static double flops_of(const struct bench *bench, int index)
+{
+    return bench->contender[index].cost.flops_step;
+}
+
+static double last_ms_of(const struct bench *bench, int index)
+{
+    return bench->rounds[0].ms[index];
+}
+
+static json_t *by_name(const struct bench *bench, contender_figure *figure)
+{
+    json_t *object = json_object();
+    for (int i = 0; i < CONTENDERS; i++)
+        if (is_chosen(bench, i))
+            json_object_set_new(object, kinds[i].name, json_real(figure(bench, i)));
+    return object;
+}
+
+/* Says what is there, then runs a round whenever it is told to, until the standard input ends. */
+static enum status bench_paced(struct bench *bench, struct fault *fault)
+{
+    const long tokens = bench->options->batch * bench->options->length;
+    char line[64];
+    enum status status =
+        print_line(json_pack("{s:s, s:s, s:I, s:o}", "backend", bench->backend->description,
+                             "libraries", backend_libraries(), "tokens", (json_int_t)tokens,
+                             "flops", by_name(bench, flops_of)),
+                   fault);
+    while (status == ST_OK && fgets(line, sizeof line, stdin)) {
+        status = round_run(bench, &bench->rounds[0], fault);
+        if (status != ST_OK) break;
+        status = print_line(json_pack("{s:f, s:o}", "peak_gflops", bench->rounds[0].peak, "step_ms",
+                                      by_name(bench, last_ms_of)),
+                            fault);
+    }
+    return status;
+}
+
 int main(int argc, char **argv)
 {
 #define SIZE_DEFAULT(name, default_, least, most, meaning) .name = (default_),
@@ -452,15 +550,17 @@ int main(int argc, char **argv)
     options.threads = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
     const int exit_code = parse_arguments(argc, argv, &options);
     if (exit_code >= 0) return exit_code;
+    if (options.chosen && !options.paced) options.chosen |= 1U << IDENTITY; /* ratios are to it */
 
     struct bench bench = {.options = &options, .backend = backend_find("cpu")};
     struct fault fault = {0};
     log_set_level(LOG_WARN);
     enum status status = bench_open(&bench, &fault);
-    if (status == ST_OK) status = bench_run(&bench, &fault);
-    if (status == ST_OK && options.json)
+    if (status == ST_OK)
+        status = options.paced ? bench_paced(&bench, &fault) : bench_run(&bench, &fault);
+    if (status == ST_OK && options.json && !options.paced)
         status = print_json(&bench, &fault);
-    else if (status == ST_OK)
+    else if (status == ST_OK && !options.paced)
         print_table(&bench);
     bench_close(&bench);
     if (status == ST_OK) return EXIT_SUCCESS;

@@ -56,6 +56,15 @@ jq -e '
             and (.tokens_per_second | near(64e3 / $row.step_ms)) and .peak_share > 0 and .time_ratio > 0)
 ' "$work/json" >/dev/null || fail "not the object: $(cat "$work/json")"
 
+# Of a few rows, identity is one; at another's pace, a round for each line and nothing but what was chosen.
+"$bench" "${sizes[@]}" --json --attention 'exact softmax' >"$work/json"
+jq -e '[.steps[].attention] == ["identity", "exact softmax"]' "$work/json" >/dev/null || fail "rows: $(cat "$work/json")"
+printf '\n\n' | "$bench" "${sizes[@]}" --paced --attention 'exact softmax' --attention 'favor relu' >"$work/paced"
+jq -se '
+    length == 3 and .[0].tokens == 64 and (.[0].flops | keys == ["exact softmax", "favor relu"] and all(.[]; . > 0))
+    and all(.[1:][]; .peak_gflops > 0 and (.step_ms | keys == ["exact softmax", "favor relu"] and all(.[]; . > 0)))
+' "$work/paced" >/dev/null || fail "paced: $(cat "$work/paced")"
+
 # EXIT WORDS ARGUMENT...
 refused() {
     local code=$1 words=$2 got=0
@@ -71,6 +80,7 @@ refused 2 'usage: performer-bench' --fast
 refused 2 '--length: `0` is not a number' --length 0
 refused 2 '--batch: `4x` is not a number' --batch 4x
 refused 2 '--threads: `` is not a number' --threads ''
+refused 2 'no `favor`; there is `identity`, `favor softmax-positive`' "${sizes[@]}" --attention favor
 refused 2 'heads' "${sizes[@]}" --heads 3
 TMPDIR=$work/nowhere "$bench" "${sizes[@]}" 2>"$work/errors" && fail "needs no directory"
 grep -qF "could not make $work/nowhere" "$work/errors" || fail "no directory: said $(cat "$work/errors")"
