@@ -172,6 +172,8 @@ static void print_detail(const Performer__RunDetail *detail)
     if (detail->n_redraws > 0) print_redraws(detail, &terminal);
     if (detail->next_redraw_step > 0)
         printf("next after step %llu\n", ull(detail->next_redraw_step));
+    else if (detail->redraw_threshold > 0)
+        printf("when the error of a layer passes %s\n", value_text(detail->redraw_threshold).text);
     else
         puts("none planned");
     if (detail->n_orders > 0) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/approximation.h"
 #include "cli/glyph.h"
 #include "cli/progress.h"
 #include "cli/quantity.h"
@@ -264,16 +265,50 @@ static void put_redraw(const Performer__RedrawInfo *redraw, struct screen *scree
         screen_item(screen, LABEL, STYLE_BAD, "the ranks DIFFER");
 }
 
+static void put_plan(const Performer__RunDetail *detail, struct screen *screen)
+{
+    if (is_final(detail->summary)) return;
+    if (detail->next_redraw_step > 0)
+        screen_item(screen, LABEL, STYLE_PLAIN, "next redraw after step %llu",
+                    ull(detail->next_redraw_step));
+    else if (detail->redraw_threshold > 0)
+        screen_item(screen, LABEL, STYLE_PLAIN, "redraws when an error passes %s",
+                    value_text(detail->redraw_threshold).text);
+    else
+        screen_item(screen, LABEL, STYLE_DIM, "no redraw planned");
+}
+
+static void put_approximation(const Performer__RunDetail *detail, struct screen *screen)
+{
+    struct approximation worst;
+    char step[40];
+
+    if (!approximation_newest(detail->summary, &worst)) return;
+    if (screen->column > LABEL) {
+        screen_line(screen);
+        screen_pad(screen, LABEL);
+    }
+    bool passed = detail->redraw_threshold > 0 && !(worst.error <= detail->redraw_threshold);
+    if (worst.has_error)
+        screen_item(screen, LABEL,
+                    isnan(worst.error) ? STYLE_BAD
+                    : passed           ? STYLE_WARN
+                                       : STYLE_PLAIN,
+                    "error %s in layer %llu", value_text(worst.error).text, ull(worst.layer));
+    screen_item(screen, LABEL, worst.denominator_min > 0 ? STYLE_PLAIN : STYLE_BAD,
+                "least denominator %s", value_text(worst.denominator_min).text);
+    screen_item(screen, LABEL, STYLE_PLAIN, "saturated %.1f%%", worst.saturated * 100);
+    snprintf(step, sizeof step, "after step %llu", ull(worst.step));
+    put_if_room(screen, step);
+}
+
 static void put_redraws(const Performer__RunDetail *detail, struct screen *screen)
 {
     size_t shown = min_size(detail->n_redraws, is_roomy(screen) ? DRAWS_SHOWN : 1);
 
     label(screen, "features");
-    if (detail->next_redraw_step > 0 && !is_final(detail->summary))
-        screen_item(screen, LABEL, STYLE_PLAIN, "next redraw after step %llu",
-                    ull(detail->next_redraw_step));
-    else if (!is_final(detail->summary))
-        screen_item(screen, LABEL, STYLE_DIM, "no redraw planned");
+    put_plan(detail, screen);
+    put_approximation(detail, screen);
     for (size_t i = 0; i < shown; i++) {
         if (screen->column > LABEL && (shown > 1 || screen->columns < 100)) {
             screen_line(screen);

@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "cli/approximation.h"
+
 static json_t *real(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();
@@ -26,26 +28,40 @@ static json_t *text(const char *value)
     return string ? string : json_null();
 }
 
+/* null: nothing was measured. */
+static json_t *approximation_json(const Performer__RunSummary *summary)
+{
+    struct approximation worst;
+
+    if (!approximation_newest(summary, &worst)) return json_null();
+    return json_pack("{s:o,s:o,s:o,s:o,s:o}",                                       //
+                     "step", integer(worst.step),                                   //
+                     "error", worst.has_error ? real(worst.error) : json_null(),    //
+                     "layer", worst.has_error ? integer(worst.layer) : json_null(), //
+                     "denominator_min", real(worst.denominator_min),                //
+                     "saturated", real(worst.saturated));
+}
+
 json_t *run_summary_json(const Performer__RunSummary *summary)
 {
     json_t *latest = json_object();
 
     for (size_t i = 0; i < summary->n_latest; i++)
         json_object_set_new(latest, summary->latest[i]->name, real(summary->latest[i]->value));
-    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", //
-                     "id", text(summary->id),                                 //
-                     "name", text(summary->name),                             //
-                     "state", text(summary->state),                           //
-                     "reason", text(summary->reason),                         //
-                     "directory", text(summary->directory),                   //
-                     "step", integer(summary->step),                          //
-                     "steps", integer(summary->steps),                        //
-                     "attempt", integer(summary->attempt),                    //
-                     "ranks", integer(summary->ranks),                        //
-                     "submitted_ms", integer_or_null(summary->submitted_ms),  //
-                     "started_ms", integer_or_null(summary->started_ms),      //
-                     "ended_ms", integer_or_null(summary->ended_ms),          //
-                     "latest", latest);
+    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", //
+                     "id", text(summary->id),                                     //
+                     "name", text(summary->name),                                 //
+                     "state", text(summary->state),                               //
+                     "reason", text(summary->reason),                             //
+                     "directory", text(summary->directory),                       //
+                     "step", integer(summary->step),                              //
+                     "steps", integer(summary->steps),                            //
+                     "attempt", integer(summary->attempt),                        //
+                     "ranks", integer(summary->ranks),                            //
+                     "submitted_ms", integer_or_null(summary->submitted_ms),      //
+                     "started_ms", integer_or_null(summary->started_ms),          //
+                     "ended_ms", integer_or_null(summary->ended_ms),              //
+                     "latest", latest, "approximation", approximation_json(summary));
 }
 
 static json_t *attempt_json(const Performer__AttemptInfo *attempt)
@@ -154,6 +170,9 @@ json_t *run_detail_json(const Performer__RunDetail *detail)
     SET_LIST("orders", orders, order_json);
     SET_LIST("redraws", redraws, redraw_json);
     json_object_set_new(document, "next_redraw_step", integer_or_null(detail->next_redraw_step));
+    json_object_set_new(document, "redraw_threshold",
+                        detail->redraw_threshold > 0 ? real(detail->redraw_threshold)
+                                                     : json_null());
     SET_LIST("checkpoints", checkpoints, checkpoint_json);
     json_object_set_new(document, "next_checkpoint_step",
                         integer_or_null(detail->next_checkpoint_step));

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/approximation.h"
 #include "cli/progress.h"
 #include "cli/quantity.h"
 #include "cli/report.h"
@@ -138,6 +139,7 @@ static void print_change(const struct watch *watch)
 {
     const Performer__RunSummary *run = summary_of(watch);
     double speed = latest_metric(run, "tokens_per_second");
+    struct approximation worst;
     int64_t left_ms = progress_left_by_rows_ms(run, watch->snapshot.loss->metric_page->rows,
                                                watch->snapshot.loss->metric_page->n_rows);
 
@@ -150,6 +152,8 @@ static void print_change(const struct watch *watch)
            run->state, run->attempt, (unsigned long long)run->step, (unsigned long long)run->steps);
     put_metric(run, "loss");
     put_metric(run, "valid_loss");
+    if (approximation_newest(run, &worst) && worst.has_error)
+        printf("  error %s", value_text(worst.error).text);
     if (!isnan(speed)) printf("  %s tok/s", count_text(speed).text);
     if (left_ms >= 0) printf("  ETA %s", duration_text(left_ms).text);
     putchar('\n');

@@ -10,17 +10,37 @@
 
 static void fill_latest(struct canned_run *run, uint64_t step)
 {
-    const char *names[] = {"loss", "valid_loss", "tokens_per_second", "step_ms", "lr", "grad_norm"};
-    double values[] = {2.84117, 2.90125, 12345.6, 412.3, 1e-3, 0.8123};
+    static const struct {
+        const char *name;
+        double value;
+        uint64_t step;
+    } rows[CANNED_METRICS] = {
+        {"loss", 2.84117, 1240},
+        {"valid_loss", 2.90125, 1200},
+        {"tokens_per_second", 12345.6, 1240},
+        {"step_ms", 412.3, 1240},
+        {"lr", 1e-3, 1240},
+        {"grad_norm", 0.8123, 1240},
+        {"kernel_error.0", 0.12, 1200},
+        {"kernel_error.1", 0.61423, 1200},
+        {"kernel_error.2", 0.9, 1000}, /* of an evaluation before */
+        {"kernel_errors.3", 0.95, 1200},
+        {"kernel_error.x", 0.95, 1200},
+        {"denominator_min.0", 0.25, 1200},
+        {"denominator_min.1", 0.013, 1200},
+        {"saturated.0", 0.0021, 1200},
+        {"saturated.1", 0, 1200},
+    };
 
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < CANNED_METRICS; i++) {
         performer__named_value__init(&run->latest_items[i]);
-        run->latest_items[i].name = (char *)names[i];
-        run->latest_items[i].value = values[i];
+        run->latest_items[i].name = (char *)rows[i].name;
+        run->latest_items[i].value = rows[i].value;
+        run->latest_items[i].step = rows[i].step;
     }
     POINTERS(run->latest, run->latest_items);
     run->summary.latest = run->latest;
-    run->summary.n_latest = step > 0 ? 6 : 0;
+    run->summary.n_latest = step > 0 ? CANNED_METRICS : 0;
 }
 
 static void fill_attempts(struct canned_run *run)
@@ -77,7 +97,9 @@ static void fill_redraws(struct canned_run *run)
         performer__redraw_info__init(redraw);
         redraw->draw = i + 1;
         redraw->step = 200 * (i + 1);
-        redraw->why = i == 1 ? "order 7" : "planned";
+        redraw->why = i == 1   ? "order 7"
+                      : i == 2 ? "adaptive: kernel_error.1 0.6142 > 0.5"
+                               : "planned";
         redraw->hashes = hashes[i];
         redraw->n_hashes = 2;
         redraw->agreed = i == 0;

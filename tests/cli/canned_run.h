@@ -5,10 +5,13 @@
 
 #include "proto/performer.pb-c.h"
 
+enum { CANNED_STEPS = 2000, CANNED_METRICS = 15 };
+#define CANNED_SUBMITTED_MS UINT64_C(1790000000000)
+
 struct canned_run {
     Performer__RunSummary summary;
-    Performer__NamedValue latest_items[6];
-    Performer__NamedValue *latest[6];
+    Performer__NamedValue latest_items[CANNED_METRICS];
+    Performer__NamedValue *latest[CANNED_METRICS];
     Performer__AttemptInfo attempt_items[2];
     Performer__AttemptInfo *attempts[2];
     Performer__RankInfo rank_items[20];
@@ -25,8 +28,5 @@ struct canned_run {
 
 /* Points into itself: not to be copied. */
 void canned_run_init(struct canned_run *run, const char *state, uint64_t step);
-
-enum { CANNED_STEPS = 2000 };
-#define CANNED_SUBMITTED_MS UINT64_C(1790000000000)
 
 #endif

@@ -394,6 +394,8 @@ Test(display, the_picture_shows_what_matters)
         "the ranks DIFFER",
         "9f3a61c2 on all ranks",
         "order 7",
+        "after step 600, adaptive: kernel_error.1 0.6142 > 0.5",
+        "error 0.6142 in layer 1   least denominator 0.013   saturated 0.2%\n",
         "last step 1500",
         "best step 1000 (2.9)",
         "next after step 2000",
@@ -411,6 +413,41 @@ Test(display, the_picture_shows_what_matters)
     text = compose(&picture.view, 80, 40, false, true);
     must_show(text, "no answer from the daemon since");
     must_show(text, "1m 30s");
+    free(text);
+}
+
+static void must_not_show(const char *text, const char *part)
+{
+    cr_assert_null(strstr(text, part), "\"%s\" in\n%s", part, text);
+}
+
+/* The metrics of the canned run from `first` on, or none, are all that is known. */
+static char *compose_measured(struct picture *picture, size_t first, size_t count)
+{
+    picture_init(picture, "RUNNING", 1240);
+    picture->run.detail.next_redraw_step = 0;
+    picture->run.detail.redraw_threshold = 0.5;
+    picture->run.summary.latest += first;
+    picture->run.summary.n_latest = count;
+    return compose(&picture->view, 100, 40, false, true);
+}
+
+Test(display, the_error_is_shown_where_it_is_measured)
+{
+    static struct picture picture;
+
+    char *text = compose_measured(&picture, 0, 6);
+    must_show(text, "redraws when an error passes 0.5");
+    must_not_show(text, "denominator");
+    free(text);
+    text = compose_measured(&picture, 11, 4); /* a kernel that estimates no softmax */
+    must_show(text, "least denominator 0.013   saturated 0.2%   after step 1200");
+    must_not_show(text, "in layer");
+    free(text);
+    picture_init(&picture, "RUNNING", 1240);
+    picture.run.latest_items[6].value = NAN;
+    text = compose(&picture.view, 100, 40, false, true);
+    must_show(text, "error nan in layer 0");
     free(text);
 }
 

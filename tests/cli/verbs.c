@@ -397,6 +397,7 @@ Test(verbs, a_piped_watch_prints_a_line_a_change_and_ends)
     cr_assert_eq(count_of(ran->out, "RUNNING"), 3);
     cr_assert_eq(count_of(ran->out, "SUCCEEDED"), 1);
     must_say(ran->out, "12.3k tok/s");
+    must_say(ran->out, "valid_loss 2.901  error 0.6142");
     cr_assert_null(strchr(ran->out, '\033'));
 }
 
@@ -537,6 +538,13 @@ Test(verbs, describe_json_holds_what_scripts_rely_on)
     cr_assert_str_eq(json_string_value(json_object_get(json_array_get(attempts, 0), "cause")),
                      "CRASH");
     cr_assert(json_is_null(json_object_get(json_array_get(attempts, 1), "first_rank")));
+    json_t *worst = json_object_get(run, "approximation");
+    cr_assert_eq(json_integer_value(json_object_get(worst, "step")), 1200);
+    cr_assert_eq(json_integer_value(json_object_get(worst, "layer")), 1);
+    cr_assert_eq(json_real_value(json_object_get(worst, "error")), 0.61423);
+    cr_assert_eq(json_real_value(json_object_get(worst, "denominator_min")), 0.013);
+    cr_assert_eq(json_real_value(json_object_get(worst, "saturated")), 0.0021);
+    cr_assert(json_is_null(json_object_get(run, "redraw_threshold")));
     json_decref(run);
     ran = run_with(RUNS_ON, "checkpoints r1 --json");
     json_t *list = json_loads(ran->out, 0, NULL);

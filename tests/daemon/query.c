@@ -146,6 +146,7 @@ Test(query, a_list_of_runs)
     cr_assert_eq(runs->runs[0]->steps, 100);
     cr_assert_eq(runs->runs[0]->n_latest, 1);
     cr_assert_float_eq(runs->runs[0]->latest[0]->value, 3.96, 1e-12);
+    cr_assert_eq(runs->runs[0]->latest[0]->step, 5);
     cr_assert_str_eq(runs->runs[1]->state, "QUEUED");
     cr_assert_not_null(strstr(runs->runs[1]->reason, "waits for 4 ranks"));
 }
@@ -192,6 +193,23 @@ Test(query, a_description)
     cr_assert_eq(detail->next_redraw_step, 0);
     describe("r7");
     refused(ST_NOT_FOUND, "r7");
+}
+
+Test(query, a_description_tells_from_which_error_on_features_are_redrawn)
+{
+    make_running();
+    cr_assert_eq(describe("one")->redraw_threshold, 0);
+    performer__response__free_unpacked(
+        workshop_submit_text(
+            &workshop,
+            "[job]\nname = \"two\"\n[data]\nformat = \"text\"\ntrain = \"/etc/hostname\"\n"
+            "valid_fraction = 0.1\nlength = 16\n[model]\nlayers = 1\nheads = 1\n"
+            "width = 8\nmlp = 8\n[redraw]\npolicy = \"adaptive\"\nthreshold = 0.25\n",
+            ""),
+        NULL);
+    Performer__RunDetail *detail = describe("two");
+    cr_assert_eq(detail->redraw_threshold, 0.25);
+    cr_assert_eq(detail->next_redraw_step, 0);
 }
 
 Test(query, metrics_in_pages_and_thinned)

@@ -100,6 +100,10 @@ ctl wait "$plain" --timeout 120 || fail "adaptive: $(field "$plain" .state)"
     fail "no reasons: $(field "$plain" '.redraws')"
 ctl events "$plain" | grep >/dev/null 'draw 3 after step 30, adaptive: kernel_error\.' || fail "no reason in the history"
 
+[ "$(field "$plain" '[.redraw_threshold, .approximation.step, .approximation.layer < 2, .approximation.error > 0.001] | join(" ")')" = \
+    "0.001 60 true true" ] || fail "status has $(field "$plain" .approximation)"
+ctl status "$plain" | grep >/dev/null 'error .* in layer .* least denominator' || fail "status does not show the error"
+
 run=$(ctl submit "$work/job.toml" --parsable "${adaptive[@]}")
 reach_step "$run" 11
 ctl evaluate "$run" | grep >/dev/null 'order [0-9]*: an evaluation' || fail "evaluate says nothing"
