@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every kernel of favor trains, causal and bidirectional: the loss falls. Two of them with the same bits for any number of
-# threads and ranks; and elu1, which has no projection, keeps none and redraws none.
+# threads and ranks; elu1, which has no projection, keeps none and redraws none; and a kernel that changes its sign ends as
+# diverged where a positive one bears the same steps.
 # Usage: kernels.sh WORKER
 worker=$1
 source "$(dirname "$0")/worker_trials.sh"
@@ -42,3 +43,12 @@ for kernel in softmax-trig elu1; do
         [ "$(weights "$kernel-true")" = "$(weights "$kernel-$way")" ] || fail "$kernel: other bits with two $way"
     done
 done
+
+# Denominators near 0, layer on layer: after one step that is far too long the gradient is no number. Not so with relu.
+steep=(--set model.layers=8 --set attention.epsilon=0.0 --set optimizer.lr=100 --set optimizer.weight_decay=0.0)
+ends 105 alone steep-cos --set 'attention.kernel="cos"' "${steep[@]}"
+says "training diverged at step 2: "
+says "the step was not taken"
+says "a kernel whose features are positive may help"
+[ ! -e "$work/steep-cos/checkpoints/step-0000000010" ] || fail "a checkpoint of weights that are no numbers"
+ends 0 alone steep-relu --set 'attention.kernel="relu"' "${steep[@]}"
