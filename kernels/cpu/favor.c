@@ -1,5 +1,7 @@
 #include "kernels/cpu/favor.h"
 
+#include "kernels/cpu/gemm.h"
+
 /* What is added to ‖x̃‖² / 2, or 0 where the kernel takes no part in norms. */
 static bool has_norm(enum attention_kernel kernel)
 {
@@ -43,84 +45,108 @@ static float exponent_of(float epsilon)
 struct favor CPU(favor_geometry)(const struct attention *call, bool backward)
 {
     const enum attention_kernel kernel = call->kernel;
-    const float root = sqrtf((float)call->head_dim);
-    const int64_t values = (call->value_dim + 1 + 7) / 8 * 8;
     const int64_t projections = kernel == KERNEL_ELU1 ? call->head_dim : call->features;
     const int64_t features = (has_two_columns(kernel) ? 2 : 1) * projections;
-    const bool kept = backward && needs_projections(kernel);
+    const int64_t values_stride = gemm_stride(call->value_dim + 1);
     return (struct favor){
         .call = call,
         .kernel = kernel,
         .base_two = is_exponential(kernel),
         .floor_cancels = kernel == KERNEL_SOFTMAX_TRIG || kernel == KERNEL_EXP,
         .changes_sign = changes_sign(kernel),
-        .kept = kept,
+        .kept = backward && needs_projections(kernel),
         .projections = projections,
         .features = features,
-        /* room for a number of the row, or for what is kept */
-        .stride = gemm_stride(features + (kept ? projections : 1)),
-        .values = values,
-        .values_stride = gemm_stride(values),
-        .input_scale = kernel == KERNEL_ELU1 ? 1 : 1 / sqrtf(root),
-        .half_square = has_norm(kernel) ? 0.5f * LOG2_E / root : 0,
+        .values_stride = values_stride,
+        .state = features * values_stride,
+        .half_square = has_norm(kernel) ? 0.5f * LOG2_E / sqrtf((float)call->head_dim) : 0,
         .least = kernel == KERNEL_EXP ? exponent_of(call->epsilon) : -INFINITY,
     };
 }
 
 int64_t CPU(favor_projection_floats)(const struct favor *favor)
 {
-    return favor->kernel == KERNEL_ELU1 ? 0 : favor->call->head_dim * favor->stride;
+    return favor->kernel == KERNEL_ELU1 ? 0 : favor->projections * favor->call->head_dim;
 }
 
 void CPU(favor_projection_fill)(const struct favor *favor)
 {
-    const int64_t d = favor->call->head_dim;
-    const float scale = favor->input_scale * (favor->base_two ? LOG2_E : 1);
-    if (favor->kernel == KERNEL_ELU1) return;
-    for (int64_t i = 0; i < favor->projections; i++)
-        for (int64_t j = 0; j < d; j++)
-            favor->projection[j * favor->stride + i] = favor->call->projection[i * d + j] * scale;
+    const float scale = (favor->base_two ? LOG2_E : 1) / sqrtf(sqrtf((float)favor->call->head_dim));
+    const int64_t count = CPU(favor_projection_floats)(favor);
+    for (int64_t i = 0; i < count; i++) favor->projection[i] = favor->call->projection[i] * scale;
 }
 
-void CPU(favor_project)(const struct favor *favor, struct rows x, int64_t count, float *tile,
-                        int64_t stride)
+struct favor_tile CPU(favor_tile_take)(const struct favor *favor, struct scratch *scratch)
 {
-    if (favor->kernel == KERNEL_ELU1) {
-        for (int64_t r = 0; r < count; r++)
-            memcpy(tile + r * stride, row_of(x, r), (size_t)favor->projections * sizeof *tile);
-        return;
-    }
-    gemm_nn(count, favor->projections, favor->call->head_dim, 1, x.data, x.stride,
-            favor->projection, favor->stride, 0, tile, stride);
+    const int64_t rows = favor->features + (favor->kept ? favor->projections : 0);
+    struct favor_tile tile;
+    tile.features = scratch_take(scratch, rows * FAVOR_STRIDE);
+    tile.input = scratch_take(scratch, favor->call->head_dim * FAVOR_STRIDE);
+    tile.present = scratch_take(scratch, FAVOR_STRIDE);
+    tile.half = scratch_take(scratch, FAVOR_STRIDE);
+    tile.maximum = scratch_take(scratch, FAVOR_STRIDE);
+    tile.unit = scratch_take(scratch, FAVOR_STRIDE);
+    tile.floor = scratch_take(scratch, FAVOR_STRIDE);
+    return tile;
 }
 
-void CPU(favor_values)(const struct favor *favor, struct rows v, int64_t count, float *values)
+void CPU(favor_transpose)(struct rows x, int64_t count, int64_t width, float *to)
+{
+    CPU(transpose)(count, width, x.data, x.stride, to, FAVOR_STRIDE);
+    for (int64_t i = 0; i < width && count % LANES; i++)
+        for (int64_t s = count; s % LANES; s++) to[i * FAVOR_STRIDE + s] = 0;
+}
+
+/* column[i * stride] = decay column[i * stride] + Σ_s φ_is weight_s */
+static void column_add(const struct favor *favor, int64_t count, const float *features,
+                       const float *weight, float decay, float *column)
+{
+    for (int64_t i = 0; i < favor->features; i++) {
+        const float *row = features + i * FAVOR_STRIDE;
+        float *to = column + i * favor->values_stride;
+        floats sum = {0};
+        for (int64_t s = 0; s < count; s += LANES)
+            sum = lanes_fma(lanes_load_row(row, s, count, 0), lanes_load_row(weight, s, count, 0),
+                            sum);
+        *to = (decay == 0 ? 0 : decay * *to) + lanes_sum(sum);
+    }
+}
+
+void CPU(favor_state_add)(const struct favor *favor, int64_t count, const float *features,
+                          struct rows b, const float *weight, float decay, float *state)
 {
     const int64_t e = favor->call->value_dim;
-    for (int64_t s = 0; s < count; s++) {
-        float *row = values + s * favor->values_stride;
-        memcpy(row, row_of(v, s), (size_t)e * sizeof *row);
-        row[e] = 1;
-        for (int64_t i = e + 1; i < favor->values; i++) row[i] = 0;
-    }
+    CPU(product_nn)
+    (favor->features, e, count, features, FAVOR_STRIDE, b.data, b.stride, decay, state,
+     favor->values_stride);
+    column_add(favor, count, features, weight, decay, state + e);
 }
 
 void CPU(favor_sum_keys)(const struct favor *favor, struct rows k, struct rows v,
-                         const uint8_t *mask, int64_t count, const struct favor_block *block,
+                         const uint8_t *mask, int64_t count, const struct favor_tile *tile,
                          bool first, float *sums, float *unit)
 {
     float grown = *unit;
-    CPU(favor_project)(favor, k, count, block->features, favor->stride);
-    CPU(favor_key_sizes)(favor, k, mask, count, block->features, block->half, block->largest);
-    for (int64_t s = 0; s < count; s++)
-        grown = block->largest[s] > grown ? block->largest[s] : grown;
-    const float decay = first ? 1 : CPU(favor_decay)(*unit, grown);
-    CPU(favor_scale)(sums, favor->features * favor->values_stride, decay);
+    CPU(favor_key_sizes)(favor, k, mask, count, tile);
+    for (int64_t s = 0; s < count; s++) grown = tile->maximum[s] > grown ? tile->maximum[s] : grown;
+    const float decay = first ? 0 : CPU(favor_decay)(*unit, grown);
     *unit = grown;
-    CPU(favor_keys)(favor, mask, count, grown, block->half, block->floor, block->features);
-    CPU(favor_values)(favor, v, count, block->values);
-    gemm_tn(favor->features, favor->values, count, 1, block->features, favor->stride, block->values,
-            favor->values_stride, first ? 0 : 1, sums, favor->values_stride);
+    for (int64_t s = 0; s < count; s++) {
+        tile->unit[s] = grown;
+        tile->floor[s] = 0;
+    }
+    CPU(favor_keys)(favor, count, tile);
+    CPU(favor_state_add)(favor, count, tile->features, v, tile->present, decay, sums);
+}
+
+void CPU(favor_query_state)(const struct favor *favor, int64_t count, const float *features,
+                            const float *state, float *quotient, float *denominator)
+{
+    const int64_t e = favor->call->value_dim, stride = favor->values_stride;
+    CPU(product_tn)
+    (count, e, favor->features, features, FAVOR_STRIDE, state, stride, 0, quotient, stride);
+    CPU(product_tn)
+    (1, count, favor->features, state + e, stride, features, FAVOR_STRIDE, 0, denominator, count);
 }
 
 /* Below this, what is divided in the backward pass could overflow. */
@@ -134,15 +160,16 @@ static float inverse_of(const struct favor *favor, float denominator)
     return denominator < LEAST_DENOMINATOR ? 0 : 1 / denominator;
 }
 
-void CPU(favor_divide)(const struct favor *favor, const float *quotient, int64_t count,
-                       struct rows out, float *inverse)
+void CPU(favor_divide)(const struct favor *favor, const float *quotient, const float *denominator,
+                       int64_t count, struct rows out, float *inverse)
 {
     const int64_t e = favor->call->value_dim;
     for (int64_t t = 0; t < count; t++) {
         const float *row = quotient + t * favor->values_stride;
-        const float factor = inverse_of(favor, row[e]);
+        const float factor = inverse_of(favor, denominator[t]);
         float *to = row_of(out, t);
-        for (int64_t i = 0; i < e; i++) to[i] = row[i] * factor;
+        for (int64_t i = 0; i < e; i += LANES)
+            lanes_store_row(to, i, e, lanes_load_row(row, i, e, 0) * factor);
         if (inverse) inverse[t] = factor;
     }
 }
@@ -161,13 +188,12 @@ void CPU(favor_divide_backward)(const struct favor *favor, struct rows dout, str
             lanes_store_row(row, i, e, scaled);
         }
         row[e] = -lanes_sum(dot);
-        for (int64_t i = e + 1; i < favor->values; i++) row[i] = 0;
     }
 }
 
 float CPU(favor_floor)(const struct favor *favor, float maximum, float unit)
 {
-    if (unit == -INFINITY) return 0;
+    if (unit == -INFINITY || favor->call->epsilon == 0) return 0;
     return favor->call->epsilon * CPU(favor_decay)(favor->floor_cancels ? 0 : maximum, unit);
 }
 

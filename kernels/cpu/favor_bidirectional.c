@@ -9,7 +9,7 @@
 #include "kernels/cpu/favor.h"
 
 enum {
-    BLOCK = 128,      /* rows of a product */
+    BLOCK = FAVOR_POSITIONS,
     STRETCHES = 32,   /* wanted of all heads together */
     STRETCH_MIN = 512 /* rows of a stretch at least */
 };
@@ -18,7 +18,6 @@ struct plan {
     struct favor favor;
     const struct attention_backward *backward; /* NULL in the forward pass */
     int64_t stretches, stretch;                /* of a head, and rows of one */
-    int64_t state;                             /* floats of S or U */
     int64_t saved; /* floats of a head's: S, unit, inverse denominators */
     float *kept;   /* (heads, saved): call->saved, or scratch */
     float *sums;   /* (heads, stretches, state) */
@@ -29,21 +28,27 @@ struct plan {
 
 /* In a thread's own memory. */
 struct tiles {
-    float *features, *dfeatures; /* (BLOCK, stride) */
-    float *values, *gradients;   /* (BLOCK, values_stride) */
-    float *half, *largest, *floor;
+    struct favor_tile own;         /* queries or keys */
+    float *quotient, *denominator; /* (BLOCK, values_stride) (BLOCK) */
+    float *gradients,
+        *gradient_columns; /* (BLOCK, values_stride): g_t; (e + 1, FAVOR_STRIDE): gᵀ */
+    float *value_columns;  /* (e + 1, FAVOR_STRIDE): (v, 1)ᵀ */
+    float *dfeatures;      /* (features, FAVOR_STRIDE) */
 };
 
-static size_t tiles_take(const struct favor *favor, float *base, struct tiles *tiles)
+static size_t tiles_take(const struct plan *plan, float *base, struct tiles *tiles)
 {
+    const struct favor *favor = &plan->favor;
+    const int64_t columns = (favor->call->value_dim + 1) * FAVOR_STRIDE;
     struct scratch scratch = {base, 0};
-    tiles->features = scratch_take(&scratch, BLOCK * favor->stride);
-    tiles->dfeatures = scratch_take(&scratch, BLOCK * favor->stride);
-    tiles->values = scratch_take(&scratch, BLOCK * favor->values_stride);
+    tiles->own = CPU(favor_tile_take)(favor, &scratch);
+    tiles->quotient = scratch_take(&scratch, BLOCK * favor->values_stride);
+    tiles->denominator = scratch_take(&scratch, BLOCK);
+    if (!plan->backward) return scratch.used;
     tiles->gradients = scratch_take(&scratch, BLOCK * favor->values_stride);
-    tiles->half = scratch_take(&scratch, BLOCK);
-    tiles->largest = scratch_take(&scratch, BLOCK);
-    tiles->floor = scratch_take(&scratch, BLOCK);
+    tiles->gradient_columns = scratch_take(&scratch, columns);
+    tiles->value_columns = scratch_take(&scratch, columns);
+    tiles->dfeatures = scratch_take(&scratch, favor->features * FAVOR_STRIDE);
     return scratch.used;
 }
 
@@ -60,15 +65,14 @@ static size_t plan_make(struct plan *plan, const struct attention *call,
     const int64_t wanted = pieces_of(STRETCHES, heads);
     plan->stretch = larger(STRETCH_MIN, pieces_of(pieces_of(call->length, wanted), BLOCK) * BLOCK);
     plan->stretches = pieces_of(call->length, plan->stretch);
-    plan->state = favor->features * favor->values_stride;
-    plan->saved = plan->state + 16 + (int64_t)scratch_floats(call->length);
+    plan->saved = plan->favor.state + 16 + (int64_t)scratch_floats(call->length);
 
     favor->projection = scratch_take(&scratch, CPU(favor_projection_floats)(favor));
     plan->kept = scratch_take(&scratch, heads * plan->saved);
     if (call->saved) plan->kept = call->saved;
-    plan->sums = scratch_take(&scratch, heads * plan->stretches * plan->state);
+    plan->sums = scratch_take(&scratch, heads * plan->stretches * plan->favor.state);
     plan->extras = scratch_take(&scratch, heads * plan->stretches * (favor->values_stride + 16));
-    plan->thread_floats = (int64_t)tiles_take(favor, NULL, &tiles);
+    plan->thread_floats = (int64_t)tiles_take(plan, NULL, &tiles);
     plan->threads = scratch_take(&scratch, threads * plan->thread_floats);
     return scratch.used;
 }
@@ -109,8 +113,8 @@ static struct head head_at(const struct plan *plan, int64_t index)
         .head = index % call->heads,
         .mask = sequence_mask(call, index / call->heads),
         .state = kept,
-        .unit = kept + plan->state,
-        .inverse = kept + plan->state + 16,
+        .unit = kept + plan->favor.state,
+        .inverse = kept + plan->favor.state + 16,
     };
 }
 
@@ -132,13 +136,15 @@ static float largest_of(const float *x, int64_t count, float largest)
     return largest;
 }
 
-/* sum += rows of keys */
-static void values_sum(const struct favor *favor, const uint8_t *mask, int64_t count,
-                       const float *values, float *sum)
+/* sum += (v, 1) of keys */
+static void values_sum(const struct favor *favor, struct rows v, const float *present,
+                       int64_t count, float *sum)
 {
+    const int64_t e = favor->call->value_dim;
     for (int64_t s = 0; s < count; s++) {
-        if (mask && !mask[s]) continue;
-        for (int64_t i = 0; i < favor->values; i++) sum[i] += values[s * favor->values_stride + i];
+        if (present[s] == 0) continue;
+        for (int64_t i = 0; i < e; i++) sum[i] += row_of(v, s)[i];
+        sum[e]++;
     }
 }
 
@@ -149,23 +155,20 @@ static void stretch_keys(void *context, int64_t piece, int thread)
     const struct attention *call = favor->call;
     const struct head head = head_at(plan, piece / plan->stretches);
     const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
-    float *sums = plan->sums + piece * plan->state;
+    float *sums = plan->sums + piece * plan->favor.state;
     float *extra = plan->extras + piece * (favor->values_stride + 16);
     float unit = -INFINITY;
     struct tiles tiles;
-    tiles_take(favor, plan->threads + thread * plan->thread_floats, &tiles);
+    tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
 
     memset(extra, 0, (size_t)favor->values_stride * sizeof *extra);
-    memset(tiles.floor, 0, BLOCK * sizeof *tiles.floor);
-    const struct favor_block block = {tiles.features, tiles.values, tiles.half, tiles.largest,
-                                      tiles.floor};
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
-        const uint8_t *mask = mask_from(&head, from);
+        const struct rows v = rows_from(call->v, &head, from);
         CPU(favor_sum_keys)
-        (favor, rows_from(call->k, &head, from), rows_from(call->v, &head, from), mask, count,
-         &block, from == range.from, sums, &unit);
-        values_sum(favor, mask, count, tiles.values, extra);
+        (favor, rows_from(call->k, &head, from), v, mask_from(&head, from), count, &tiles.own,
+         from == range.from, sums, &unit);
+        values_sum(favor, v, tiles.own.present, count, extra);
     }
     extra[favor->values_stride] = unit;
 }
@@ -184,13 +187,14 @@ static void head_state(void *context, int64_t index, int thread)
     for (int64_t i = 0; i < plan->stretches; i++)
         unit = largest_of(extras + i * step + favor->values_stride, 1, unit);
     *head.unit = unit;
-    memset(head.state, 0, (size_t)plan->state * sizeof *head.state);
+    memset(head.state, 0, (size_t)plan->favor.state * sizeof *head.state);
     for (int64_t i = 0; i < plan->stretches; i++) {
-        const float *sums = plan->sums + (first + i) * plan->state, *extra = extras + i * step;
+        const float *sums = plan->sums + (first + i) * plan->favor.state,
+                    *extra = extras + i * step;
         const float factor = CPU(favor_decay)(extra[favor->values_stride], unit);
         const float floor = CPU(favor_floor)(favor, unit, unit);
         for (int64_t row = 0; row < favor->features; row++)
-            for (int64_t j = 0; j < favor->values; j++)
+            for (int64_t j = 0; j <= favor->call->value_dim; j++)
                 head.state[row * favor->values_stride + j] +=
                     factor * sums[row * favor->values_stride + j] + floor * extra[j];
     }
@@ -204,17 +208,16 @@ static void stretch_queries(void *context, int64_t piece, int thread)
     const struct head head = head_at(plan, piece / plan->stretches);
     const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
     struct tiles tiles;
-    tiles_take(favor, plan->threads + thread * plan->thread_floats, &tiles);
+    tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
 
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
-        const struct rows q = rows_from(call->q, &head, from);
-        CPU(favor_project)(favor, q, count, tiles.features, favor->stride);
-        CPU(favor_queries)(favor, q, count, tiles.features, favor->stride, tiles.floor);
-        gemm_nn(count, favor->values, favor->features, 1, tiles.features, favor->stride, head.state,
-                favor->values_stride, 0, tiles.values, favor->values_stride);
+        CPU(favor_queries)(favor, rows_from(call->q, &head, from), count, &tiles.own);
+        CPU(favor_query_state)
+        (favor, count, tiles.own.features, head.state, tiles.quotient, tiles.denominator);
         CPU(favor_divide)
-        (favor, tiles.values, count, rows_from(call->out, &head, from), head.inverse + from);
+        (favor, tiles.quotient, tiles.denominator, count, rows_from(call->out, &head, from),
+         head.inverse + from);
     }
 }
 
@@ -228,7 +231,7 @@ enum status CPU(favor_bidirectional)(struct stream *stream, const struct attenti
     team_run(stream->team, heads * plan.stretches, stretch_keys, &plan);
     team_run(stream->team, heads, head_state, &plan);
     team_run(stream->team, heads * plan.stretches, stretch_queries, &plan);
-    return gemm_outcome();
+    return ST_OK;
 }
 
 /* dφ(q_t) = S g_t, and the stretch's part of U = Σ_t φ(q_t) g_tᵀ (paper.md 1.8, with full sums). */
@@ -240,27 +243,29 @@ static void stretch_queries_backward(void *context, int64_t piece, int thread)
     const struct attention_backward *backward = plan->backward;
     const struct head head = head_at(plan, piece / plan->stretches);
     const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
-    float *sums = plan->sums + piece * plan->state;
+    const int64_t e = call->value_dim;
+    float *sums = plan->sums + piece * plan->favor.state;
     struct tiles tiles;
-    tiles_take(favor, plan->threads + thread * plan->thread_floats, &tiles);
+    tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
 
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
         const struct rows q = rows_from(call->q, &head, from);
 
-        CPU(favor_project)(favor, q, count, tiles.features, favor->stride);
-        CPU(favor_queries)(favor, q, count, tiles.features, favor->stride, tiles.floor);
+        const struct rows gradients = {tiles.gradients, favor->values_stride};
+        CPU(favor_queries)(favor, q, count, &tiles.own);
         CPU(favor_divide_backward)
         (favor, rows_from(backward->dout, &head, from), rows_from(call->out, &head, from),
          head.inverse + from, count, tiles.gradients);
-        gemm_nt(count, favor->features, favor->values, 1, tiles.gradients, favor->values_stride,
-                head.state, favor->values_stride, 0, tiles.dfeatures, favor->stride);
-        gemm_tn(favor->features, favor->values, count, 1, tiles.features, favor->stride,
-                tiles.gradients, favor->values_stride, from > range.from ? 1 : 0, sums,
-                favor->values_stride);
+        CPU(favor_transpose)(gradients, count, e + 1, tiles.gradient_columns);
+        CPU(product_nn)
+        (favor->features, count, e + 1, head.state, favor->values_stride, tiles.gradient_columns,
+         FAVOR_STRIDE, 0, tiles.dfeatures, FAVOR_STRIDE);
+        CPU(favor_state_add)
+        (favor, count, tiles.own.features, gradients, tiles.gradient_columns + e * FAVOR_STRIDE,
+         from > range.from ? 1 : 0, sums);
         CPU(favor_features_backward)
-        (favor, q, NULL, count, tiles.features, favor->stride, tiles.floor, tiles.dfeatures,
-         rows_from(backward->dq, &head, from));
+        (favor, q, 0, count, &tiles.own, tiles.dfeatures, rows_from(backward->dq, &head, from));
     }
 }
 
@@ -268,10 +273,11 @@ static void stretch_queries_backward(void *context, int64_t piece, int thread)
 static void head_state_backward(void *context, int64_t index, int thread)
 {
     const struct plan *plan = context;
-    float *first = plan->sums + index * plan->stretches * plan->state;
+    float *first = plan->sums + index * plan->stretches * plan->favor.state;
     (void)thread;
     for (int64_t i = 1; i < plan->stretches; i++)
-        for (int64_t j = 0; j < plan->state; j++) first[j] += first[i * plan->state + j];
+        for (int64_t j = 0; j < plan->favor.state; j++)
+            first[j] += first[i * plan->favor.state + j];
 }
 
 /* dφ(k_s) = U (v_s, 1), dv_s = Uᵀ φ(k_s) */
@@ -284,29 +290,33 @@ static void stretch_keys_backward(void *context, int64_t piece, int thread)
     const int64_t index = piece / plan->stretches;
     const struct head head = head_at(plan, index);
     const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
-    const float *state = plan->sums + index * plan->stretches * plan->state;
+    const float *state = plan->sums + index * plan->stretches * plan->favor.state;
+    const float floor = CPU(favor_floor)(favor, *head.unit, *head.unit);
+    const int64_t e = call->value_dim;
     struct tiles tiles;
-    tiles_take(favor, plan->threads + thread * plan->thread_floats, &tiles);
+    tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
 
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
-        const uint8_t *mask = mask_from(&head, from);
         const struct rows k = rows_from(call->k, &head, from);
         const struct rows dv = rows_from(backward->dv, &head, from);
 
-        for (int64_t s = 0; s < count; s++)
-            tiles.floor[s] = mask && !mask[s] ? 0 : CPU(favor_floor)(favor, *head.unit, *head.unit);
-        CPU(favor_project)(favor, k, count, tiles.features, favor->stride);
-        CPU(favor_key_sizes)(favor, k, mask, count, tiles.features, tiles.half, tiles.largest);
-        CPU(favor_keys)(favor, mask, count, *head.unit, tiles.half, tiles.floor, tiles.features);
-        CPU(favor_values)(favor, rows_from(call->v, &head, from), count, tiles.values);
-        gemm_nt(count, favor->features, favor->values, 1, tiles.values, favor->values_stride, state,
-                favor->values_stride, 0, tiles.dfeatures, favor->stride);
-        gemm_nn(count, call->value_dim, favor->features, 1, tiles.features, favor->stride, state,
-                favor->values_stride, 0, dv.data, dv.stride);
+        CPU(favor_key_sizes)(favor, k, mask_from(&head, from), count, &tiles.own);
+        for (int64_t s = 0; s < count; s++) {
+            tiles.own.unit[s] = *head.unit;
+            tiles.own.floor[s] = floor;
+        }
+        CPU(favor_keys)(favor, count, &tiles.own);
+        CPU(favor_transpose)(rows_from(call->v, &head, from), count, e, tiles.value_columns);
+        for (int64_t s = 0; s < count; s++) tiles.value_columns[e * FAVOR_STRIDE + s] = 1;
+        CPU(product_nn)
+        (favor->features, count, e + 1, state, favor->values_stride, tiles.value_columns,
+         FAVOR_STRIDE, 0, tiles.dfeatures, FAVOR_STRIDE);
+        CPU(product_tn)
+        (count, e, favor->features, tiles.own.features, FAVOR_STRIDE, state, favor->values_stride,
+         0, dv.data, dv.stride);
         CPU(favor_features_backward)
-        (favor, k, mask, count, tiles.features, favor->stride, tiles.floor, tiles.dfeatures,
-         rows_from(backward->dk, &head, from));
+        (favor, k, 0, count, &tiles.own, tiles.dfeatures, rows_from(backward->dk, &head, from));
     }
 }
 
@@ -323,5 +333,5 @@ enum status CPU(favor_bidirectional_backward)(struct stream *stream,
     team_run(stream->team, heads * plan.stretches, stretch_queries_backward, &plan);
     team_run(stream->team, heads, head_state_backward, &plan);
     team_run(stream->team, heads * plan.stretches, stretch_keys_backward, &plan);
-    return gemm_outcome();
+    return ST_OK;
 }

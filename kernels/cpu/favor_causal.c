@@ -18,8 +18,9 @@
 #include "kernels/cpu/favor.h"
 
 enum {
-    SEGMENT = 128,
-    CHUNK = 64,
+    SEGMENT = FAVOR_POSITIONS,
+    CHUNK = 32,
+    DIAGONAL = 16, /* rows and columns of the blocks that a triangle is made of */
     FEW_HEADS = 4,
     STRETCHES = 8,     /* wanted of all heads together, where there are fewer heads than that */
     STRETCH_MIN = 1024 /* rows of a stretch at least */
@@ -33,11 +34,7 @@ struct plan {
     const struct attention_backward *backward; /* NULL in the forward pass */
     int64_t segments;                          /* of a head */
     int64_t stretch, stretches;                /* segments of a stretch, stretches of a head */
-    int64_t state;                             /* floats of S or U */
-    /* Of a query's row: in the forward pass its products with the chunk's keys follow its features. */
-    int64_t query_stride;
-    int64_t chunk_stride; /* of products of a chunk with itself */
-    int64_t rows;         /* floats of a number for each position of a head */
+    int64_t rows;                              /* floats of a number for each position of a head */
     /* Floats of a head's: (segments, state): S; (segments): its unit; (rows): inverse denominators;
      * (rows): running maxima. */
     int64_t saved;
@@ -48,34 +45,41 @@ struct plan {
     int64_t thread_floats;
 };
 
+/* Products of a chunk's positions with each other: rows s, columns t >= s. */
+enum { TRIANGLE_STRIDE = CHUNK + 16 };
+
 /* In a thread's own memory. */
 struct tiles {
-    float *query;           /* (SEGMENT, query_stride) */
-    float *key, *dfeatures; /* (SEGMENT, stride) (CHUNK, stride) */
-    float *state, *later;   /* S, followed by (CHUNK, values_stride): values of the chunk; U */
-    float *quotient;        /* (SEGMENT, values_stride): forward quotients, backward gradients */
-    float *weights;         /* (CHUNK, chunk_stride): φ(q) . φ(k) */
-    float *dweights;        /* (SEGMENT, chunk_stride): g . (v, 1) */
-    float *half, *maximum, *floor, *query_floor; /* (SEGMENT) */
+    struct favor_tile query, key;  /* of a segment */
+    float *state, *later;          /* S, U */
+    float *quotient, *denominator; /* (CHUNK, values_stride) (CHUNK) */
+    float *weights;                /* (CHUNK, TRIANGLE_STRIDE): φ(k_s) . φ(q_t) */
+    float *dweights;               /* (SEGMENT, TRIANGLE_STRIDE): (v_s, 1) . g_t, of all chunks */
+    float *dweights_back;          /* (CHUNK, TRIANGLE_STRIDE): of a chunk, transposed */
+    float *gradients;              /* (SEGMENT, values_stride): g_t */
+    float *gradient_columns, *value_columns; /* (e + 1, FAVOR_STRIDE): gᵀ, (v, 1)ᵀ */
+    float *dfeatures;                        /* (features, FAVOR_STRIDE) */
 };
 
 static size_t tiles_take(const struct plan *plan, float *base, struct tiles *tiles)
 {
     const struct favor *favor = &plan->favor;
+    const int64_t columns = (favor->call->value_dim + 1) * FAVOR_STRIDE;
     struct scratch scratch = {base, 0};
-    tiles->query = scratch_take(&scratch, SEGMENT * plan->query_stride);
-    tiles->key = scratch_take(&scratch, SEGMENT * favor->stride);
-    tiles->state = scratch_take(&scratch, plan->state + CHUNK * favor->values_stride);
-    tiles->quotient = scratch_take(&scratch, SEGMENT * favor->values_stride);
-    tiles->half = scratch_take(&scratch, SEGMENT);
-    tiles->maximum = scratch_take(&scratch, SEGMENT);
-    tiles->floor = scratch_take(&scratch, SEGMENT);
-    tiles->query_floor = scratch_take(&scratch, SEGMENT);
+    tiles->query = CPU(favor_tile_take)(favor, &scratch);
+    tiles->key = CPU(favor_tile_take)(favor, &scratch);
+    tiles->state = scratch_take(&scratch, favor->state);
+    tiles->quotient = scratch_take(&scratch, CHUNK * favor->values_stride);
+    tiles->denominator = scratch_take(&scratch, CHUNK);
+    tiles->weights = scratch_take(&scratch, CHUNK * TRIANGLE_STRIDE);
     if (!plan->backward) return scratch.used;
-    tiles->dfeatures = scratch_take(&scratch, CHUNK * favor->stride);
-    tiles->later = scratch_take(&scratch, plan->state);
-    tiles->weights = scratch_take(&scratch, CHUNK * plan->chunk_stride);
-    tiles->dweights = scratch_take(&scratch, SEGMENT * plan->chunk_stride);
+    tiles->later = scratch_take(&scratch, favor->state);
+    tiles->dweights = scratch_take(&scratch, SEGMENT * TRIANGLE_STRIDE);
+    tiles->dweights_back = scratch_take(&scratch, CHUNK * TRIANGLE_STRIDE);
+    tiles->gradients = scratch_take(&scratch, SEGMENT * favor->values_stride);
+    tiles->gradient_columns = scratch_take(&scratch, columns);
+    tiles->value_columns = scratch_take(&scratch, columns);
+    tiles->dfeatures = scratch_take(&scratch, favor->features * FAVOR_STRIDE);
     return scratch.used;
 }
 
@@ -94,16 +98,13 @@ static size_t plan_make(struct plan *plan, const struct attention *call,
     plan->stretch = larger(STRETCH_MIN / SEGMENT, pieces_of(plan->segments, wanted));
     if (wanted == 1) plan->stretch = plan->segments;
     plan->stretches = pieces_of(plan->segments, plan->stretch);
-    plan->state = favor->features * favor->values_stride;
-    plan->query_stride = backward ? favor->stride : gemm_stride(favor->features + CHUNK);
-    plan->chunk_stride = gemm_stride(CHUNK);
     plan->rows = (int64_t)scratch_floats(call->length);
-    plan->saved =
-        plan->segments * plan->state + (int64_t)scratch_floats(plan->segments) + 2 * plan->rows;
+    plan->saved = plan->segments * plan->favor.state + (int64_t)scratch_floats(plan->segments) +
+                  2 * plan->rows;
 
     favor->projection = scratch_take(&scratch, CPU(favor_projection_floats)(favor));
     if (plan->stretches > 1) {
-        plan->states = scratch_take(&scratch, heads * plan->stretches * plan->state);
+        plan->states = scratch_take(&scratch, heads * plan->stretches * plan->favor.state);
         plan->units = scratch_take(&scratch, heads * plan->stretches);
         plan->maxima = scratch_take(&scratch, heads * plan->rows);
     }
@@ -150,7 +151,7 @@ static struct head head_at(const struct plan *plan, int64_t index)
     };
     if (!call->saved) return head;
     head.states = call->saved + index * plan->saved;
-    head.units = head.states + plan->segments * plan->state;
+    head.units = head.states + plan->segments * plan->favor.state;
     head.inverse = head.units + scratch_floats(plan->segments);
     head.maxima = head.inverse + plan->rows;
     return head;
@@ -199,10 +200,8 @@ static void segment_queries(const struct plan *plan, const struct head *head,
                             const struct tiles *tiles, const struct segment *segment)
 {
     const struct favor *favor = &plan->favor;
-    const struct rows q = rows_from(favor->call->q, head, segment->from);
-    CPU(favor_project)(favor, q, segment->count, tiles->query, plan->query_stride);
     CPU(favor_queries)
-    (favor, q, segment->count, tiles->query, plan->query_stride, tiles->query_floor);
+    (favor, rows_from(favor->call->q, head, segment->from), segment->count, &tiles->query);
 }
 
 /* Features of the segment's keys, and its chunks; `unit` is the running maximum before it. */
@@ -210,29 +209,23 @@ static void segment_keys(const struct plan *plan, const struct head *head,
                          const struct tiles *tiles, float unit, struct segment *segment)
 {
     const struct favor *favor = &plan->favor;
-    const struct attention *call = favor->call;
-    const struct rows k = rows_from(call->k, head, segment->from);
+    const struct favor_tile *key = &tiles->key;
 
-    CPU(favor_project)(favor, k, segment->count, tiles->key, favor->stride);
     CPU(favor_key_sizes)
-    (favor, k, segment->mask, segment->count, tiles->key, tiles->half, tiles->maximum);
+    (favor, rows_from(favor->call->k, head, segment->from), segment->mask, segment->count, key);
     for (int64_t s = 0; s < segment->count; s++) {
-        if (tiles->maximum[s] > unit) unit = tiles->maximum[s];
-        tiles->maximum[s] = unit;
+        if (key->maximum[s] > unit) unit = key->maximum[s];
+        key->maximum[s] = unit;
     }
-    segment_cut(tiles->maximum, segment);
+    segment_cut(key->maximum, segment);
     for (int64_t c = 0; c < segment->chunks; c++) {
         const struct chunk *chunk = &segment->chunk[c];
-        const uint8_t *mask = segment->mask ? segment->mask + chunk->from : NULL;
-        float *floor = tiles->floor + chunk->from;
-        for (int64_t s = 0; s < chunk->count; s++)
-            floor[s] = mask && !mask[s]
-                           ? 0
-                           : CPU(favor_floor)(favor, tiles->maximum[chunk->from + s], chunk->unit);
-        CPU(favor_keys)
-        (favor, mask, chunk->count, chunk->unit, tiles->half + chunk->from, floor,
-         tiles->key + chunk->from * favor->stride);
+        for (int64_t s = chunk->from; s < chunk->from + chunk->count; s++) {
+            key->unit[s] = chunk->unit;
+            key->floor[s] = CPU(favor_floor)(favor, key->maximum[s], chunk->unit);
+        }
     }
+    CPU(favor_keys)(favor, segment->count, key);
 }
 
 static struct segment segment_at(const struct plan *plan, const struct head *head, int64_t index)
@@ -245,43 +238,110 @@ static struct segment segment_at(const struct plan *plan, const struct head *hea
     };
 }
 
-/* 0 above the diagonal: what a query must not see. */
-static void mask_future(float *square, int64_t stride, int64_t count)
+/* ---- triangles: T (s, t) for s <= t, in blocks; what is wholly before the diagonal is neither written nor read ---- */
+
+/* T = aᵀ b; a, b (k, count) */
+static void triangle_make(int64_t count, int64_t k, const float *a, const float *b, float *triangle)
 {
-    for (int64_t t = 0; t < count; t++)
-        memset(square + t * stride + t + 1, 0, (size_t)(count - t - 1) * sizeof *square);
+    for (int64_t s = 0; s < count; s += DIAGONAL) {
+        const int64_t rows = smaller(DIAGONAL, count - s);
+        float *block = triangle + s * TRIANGLE_STRIDE + s;
+        CPU(product_tn)
+        (rows, count - s, k, a + s, FAVOR_STRIDE, b + s, FAVOR_STRIDE, 0, block, TRIANGLE_STRIDE);
+        for (int64_t i = 0; i < rows; i++)
+            memset(block + i * TRIANGLE_STRIDE, 0, (size_t)i * sizeof *block);
+    }
 }
+
+/* c (count, n) += Tᵀ b: row t takes in rows s <= t of b */
+static void triangle_sum_before(int64_t count, int64_t n, const float *triangle, struct rows b,
+                                float *c, int64_t stride)
+{
+    for (int64_t t = 0; t < count; t += DIAGONAL) {
+        const int64_t rows = smaller(DIAGONAL, count - t);
+        CPU(product_tn)
+        (rows, n, t + rows, triangle + t, TRIANGLE_STRIDE, b.data, b.stride, 1, c + t * stride,
+         stride);
+    }
+}
+
+/* c (count, n) += T b: row s takes in rows t >= s of b */
+static void triangle_sum_after(int64_t count, int64_t n, const float *triangle, const float *b,
+                               int64_t ldb, struct rows c)
+{
+    for (int64_t s = 0; s < count; s += DIAGONAL) {
+        CPU(product_nn)
+        (smaller(DIAGONAL, count - s), n, count - s, triangle + s * TRIANGLE_STRIDE + s,
+         TRIANGLE_STRIDE, b + s * ldb, ldb, 1, row_of(c, s), c.stride);
+    }
+}
+
+/* c (m, count) += a T: column t takes in columns s <= t of a */
+static void triangle_spread(int64_t m, int64_t count, const float *a, const float *triangle,
+                            float *c)
+{
+    for (int64_t t = 0; t < count; t += DIAGONAL) {
+        const int64_t columns = smaller(DIAGONAL, count - t);
+        CPU(product_nn)
+        (m, columns, t + columns, a, FAVOR_STRIDE, triangle + t, TRIANGLE_STRIDE, 1, c + t,
+         FAVOR_STRIDE);
+    }
+}
+
+/* c (m, count) += a Tᵀ, by Tᵀ (t, s): column s takes in columns t >= s of a */
+static void triangle_spread_back(int64_t m, int64_t count, const float *a, const float *transposed,
+                                 float *c)
+{
+    for (int64_t s = 0; s < count; s += DIAGONAL) {
+        CPU(product_nn)
+        (m, smaller(DIAGONAL, count - s), count - s, a + s, FAVOR_STRIDE,
+         transposed + s * TRIANGLE_STRIDE + s, TRIANGLE_STRIDE, 1, c + s, FAVOR_STRIDE);
+    }
+}
+
+/* sum (count) += Σ_s T (s, t) */
+static void triangle_add_rows(int64_t count, const float *triangle, float *sum)
+{
+    for (int64_t s = 0; s < count; s++) {
+        for (int64_t t = s / DIAGONAL * DIAGONAL; t < count; t += LANES)
+            lanes_store_row(sum, t, count,
+                            lanes_load_row(sum, t, count, 0) +
+                                lanes_load_row(triangle + s * TRIANGLE_STRIDE, t, count, 0));
+    }
+}
+
+/* ---- forward ---- */
 
 /* S += φ(k_s) (v_s, 1)ᵀ */
-static void state_add(const struct favor *favor, const struct tiles *tiles,
-                      const struct chunk *chunk, const float *values)
+static void state_add(const struct favor *favor, const struct head *head, const struct tiles *tiles,
+                      const struct segment *segment, const struct chunk *chunk)
 {
-    gemm_tn(favor->features, favor->values, chunk->count, 1,
-            tiles->key + chunk->from * favor->stride, favor->stride, values, favor->values_stride,
-            1, tiles->state, favor->values_stride);
+    CPU(favor_state_add)
+    (favor, chunk->count, tiles->key.features + chunk->from,
+     rows_from(favor->call->v, head, segment->from + chunk->from), tiles->key.present + chunk->from,
+     1, tiles->state);
 }
 
-/* Quotients of a chunk: (φ(q), masked φ(q) φ(k)ᵀ) times (S; (v, 1)), one product. Then S moves on. */
+/* Quotients of a chunk: what S holds of the keys before, and the chunk's own up to each query. Then S moves on. */
 static void chunk_forward(const struct plan *plan, const struct head *head,
                           const struct tiles *tiles, const struct segment *segment,
                           const struct chunk *chunk)
 {
     const struct favor *favor = &plan->favor;
     const struct attention *call = favor->call;
-    const int64_t m = favor->features, count = chunk->count, from = segment->from + chunk->from;
-    float *query = tiles->query + chunk->from * plan->query_stride;
-    float *values = tiles->state + m * favor->values_stride;
+    const int64_t count = chunk->count, from = segment->from + chunk->from;
+    const float *query = tiles->query.features + chunk->from;
 
-    CPU(favor_values)(favor, rows_from(call->v, head, from), count, values);
-    gemm_nt(count, count, m, 1, query, plan->query_stride, tiles->key + chunk->from * favor->stride,
-            favor->stride, 0, query + m, plan->query_stride);
-    mask_future(query + m, plan->query_stride, count);
-    gemm_nn(count, favor->values, m + count, 1, query, plan->query_stride, tiles->state,
-            favor->values_stride, 0, tiles->quotient, favor->values_stride);
+    triangle_make(count, favor->features, tiles->key.features + chunk->from, query, tiles->weights);
+    CPU(favor_query_state)
+    (favor, count, query, tiles->state, tiles->quotient, tiles->denominator);
+    triangle_sum_before(count, call->value_dim, tiles->weights, rows_from(call->v, head, from),
+                        tiles->quotient, favor->values_stride);
+    triangle_add_rows(count, tiles->weights, tiles->denominator);
     CPU(favor_divide)
-    (favor, tiles->quotient, count, rows_from(call->out, head, from),
+    (favor, tiles->quotient, tiles->denominator, count, rows_from(call->out, head, from),
      head->inverse ? head->inverse + from : NULL);
-    state_add(favor, tiles, chunk, values);
+    state_add(favor, head, tiles, segment, chunk);
 }
 
 static void rows_fill(float *x, int64_t count, float value)
@@ -309,11 +369,11 @@ static struct walk walk_at(const struct plan *plan, int64_t piece)
 static float walk_start(const struct plan *plan, const struct walk *walk, const struct tiles *tiles)
 {
     if (walk->segments.from == 0) {
-        rows_fill(tiles->state, plan->state, 0);
+        rows_fill(tiles->state, plan->favor.state, 0);
         return -INFINITY;
     }
-    memcpy(tiles->state, plan->states + walk->stretch * plan->state,
-           (size_t)plan->state * sizeof(float));
+    memcpy(tiles->state, plan->states + walk->stretch * plan->favor.state,
+           (size_t)plan->favor.state * sizeof(float));
     return plan->units[walk->stretch];
 }
 
@@ -331,15 +391,15 @@ static void stretch_forward(void *context, int64_t piece, int thread)
         segment_queries(plan, head, &tiles, &segment);
         segment_keys(plan, head, &tiles, unit, &segment);
         if (head->states) {
-            memcpy(head->states + i * plan->state, tiles.state,
-                   (size_t)plan->state * sizeof(float));
-            memcpy(head->maxima + segment.from, tiles.maximum,
+            memcpy(head->states + i * plan->favor.state, tiles.state,
+                   (size_t)plan->favor.state * sizeof(float));
+            memcpy(head->maxima + segment.from, tiles.key.maximum,
                    (size_t)segment.count * sizeof(float));
             head->units[i] = unit;
         }
         for (int64_t c = 0; c < segment.chunks; c++) {
             const struct chunk *chunk = &segment.chunk[c];
-            CPU(favor_scale)(tiles.state, plan->state, CPU(favor_decay)(unit, chunk->unit));
+            CPU(favor_scale)(tiles.state, plan->favor.state, CPU(favor_decay)(unit, chunk->unit));
             unit = chunk->unit;
             chunk_forward(plan, head, &tiles, &segment, chunk);
         }
@@ -357,15 +417,14 @@ static void stretch_sum_keys(void *context, int64_t piece, int thread)
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
 
     plan->units[piece] = -INFINITY;
-    rows_fill(tiles.floor, SEGMENT, 0);
     for (int64_t i = walk.segments.from; i < walk.segments.from + walk.segments.count; i++) {
         const struct segment segment = segment_at(plan, &walk.head, i);
-        const struct favor_block block = {tiles.key, tiles.quotient, tiles.half,
-                                          maxima + segment.from, tiles.floor};
         CPU(favor_sum_keys)
         (favor, rows_from(favor->call->k, &walk.head, segment.from),
-         rows_from(favor->call->v, &walk.head, segment.from), segment.mask, segment.count, &block,
-         i == walk.segments.from, plan->states + piece * plan->state, &plan->units[piece]);
+         rows_from(favor->call->v, &walk.head, segment.from), segment.mask, segment.count,
+         &tiles.key, i == walk.segments.from, plan->states + piece * favor->state,
+         &plan->units[piece]);
+        memcpy(maxima + segment.from, tiles.key.maximum, (size_t)segment.count * sizeof *maxima);
     }
 }
 
@@ -378,7 +437,7 @@ static void stretch_epsilon(const struct plan *plan, const struct walk *walk, fl
     const int64_t from = walk->segments.from * SEGMENT, e = call->value_dim;
     const int64_t end = smaller(from + walk->segments.count * SEGMENT, call->length);
 
-    rows_fill(sum, plan->favor.values, 0);
+    rows_fill(sum, e + 1, 0);
     for (int64_t s = from; s < end; s++) {
         if (walk->head.mask && !walk->head.mask[s]) continue;
         before = maxima[s] > before ? maxima[s] : before;
@@ -398,16 +457,16 @@ static void head_carry_keys(void *context, int64_t index, int thread)
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
     float *carried = tiles.state, *floor = tiles.quotient, unit = -INFINITY;
 
-    rows_fill(carried, plan->state, 0);
+    rows_fill(carried, plan->favor.state, 0);
     for (int64_t i = 0; i < plan->stretches; i++) {
         const struct walk walk = walk_at(plan, index * plan->stretches + i);
-        float *state = plan->states + walk.stretch * plan->state;
+        float *state = plan->states + walk.stretch * plan->favor.state;
         const float own = plan->units[walk.stretch], before = unit;
         unit = own > unit ? own : unit;
         const float factor = CPU(favor_decay)(own, unit), decay = CPU(favor_decay)(before, unit);
         stretch_epsilon(plan, &walk, before, unit, floor);
         for (int64_t row = 0; row < favor->features; row++) {
-            for (int64_t j = 0; j < favor->values; j++) {
+            for (int64_t j = 0; j <= favor->call->value_dim; j++) {
                 const int64_t at = row * favor->values_stride + j;
                 const float start = carried[at];
                 carried[at] = start * decay + (state[at] * factor + floor[j]);
@@ -429,8 +488,10 @@ enum status CPU(favor_causal)(struct stream *stream, const struct attention *cal
         team_run(stream->team, heads, head_carry_keys, &plan);
     }
     team_run(stream->team, heads * plan.stretches, stretch_forward, &plan);
-    return gemm_outcome();
+    return ST_OK;
 }
+
+/* ---- backward ---- */
 
 /* dφ(q_t) = S g_t + Σ_{s <= t} (g_t . (v_s, 1)) φ(k_s); the products g . (v, 1) stay for the keys. */
 static void chunk_queries_backward(const struct plan *plan, const struct head *head,
@@ -439,25 +500,20 @@ static void chunk_queries_backward(const struct plan *plan, const struct head *h
 {
     const struct favor *favor = &plan->favor;
     const struct attention *call = favor->call;
-    const int64_t m = favor->features, count = chunk->count, from = segment->from + chunk->from;
-    const float *gradients = tiles->quotient + chunk->from * favor->values_stride;
-    float *values = tiles->state + m * favor->values_stride;
-    float *dweights = tiles->dweights + chunk->from * plan->chunk_stride;
+    const int64_t count = chunk->count, at = chunk->from, from = segment->from + at;
+    const int64_t values = call->value_dim + 1;
+    const float *gradients = tiles->gradient_columns + at;
+    float *dweights = tiles->dweights + at * TRIANGLE_STRIDE;
 
-    CPU(favor_values)(favor, rows_from(call->v, head, from), count, values);
-    gemm_nt(count, count, favor->values, 1, gradients, favor->values_stride, values,
-            favor->values_stride, 0, dweights, plan->chunk_stride);
-    mask_future(dweights, plan->chunk_stride, count);
-    gemm_nt(count, m, favor->values, 1, gradients, favor->values_stride, tiles->state,
-            favor->values_stride, 0, tiles->dfeatures, favor->stride);
-    gemm_nn(count, m, count, 1, dweights, plan->chunk_stride,
-            tiles->key + chunk->from * favor->stride, favor->stride, 1, tiles->dfeatures,
-            favor->stride);
+    triangle_make(count, values, tiles->value_columns + at, gradients, dweights);
+    CPU(product_nn)
+    (favor->features, count, values, tiles->state, favor->values_stride, gradients, FAVOR_STRIDE, 0,
+     tiles->dfeatures, FAVOR_STRIDE);
+    triangle_spread(favor->features, count, tiles->key.features + at, dweights, tiles->dfeatures);
     CPU(favor_features_backward)
-    (favor, rows_from(call->q, head, from), NULL, count,
-     tiles->query + chunk->from * plan->query_stride, plan->query_stride,
-     tiles->query_floor + chunk->from, tiles->dfeatures, rows_from(plan->backward->dq, head, from));
-    if (chunk->from + count < segment->count) state_add(favor, tiles, chunk, values);
+    (favor, rows_from(call->q, head, from), at, count, &tiles->query, tiles->dfeatures,
+     rows_from(plan->backward->dq, head, from));
+    if (at + count < segment->count) state_add(favor, head, tiles, segment, chunk);
 }
 
 /* dφ(k_s) = U (v_s, 1) + Σ_{t >= s} (g_t . (v_s, 1)) φ(q_t), dv_s = Uᵀ φ(k_s) + Σ_{t >= s} (φ(q_t) . φ(k_s)) g_t, with
@@ -468,64 +524,74 @@ static void chunk_keys_backward(const struct plan *plan, const struct head *head
 {
     const struct favor *favor = &plan->favor;
     const struct attention *call = favor->call;
-    const int64_t m = favor->features, count = chunk->count, from = segment->from + chunk->from;
-    const float *gradients = tiles->quotient + chunk->from * favor->values_stride;
-    const float *query = tiles->query + chunk->from * plan->query_stride;
-    const float *key = tiles->key + chunk->from * favor->stride;
-    const float *dweights = tiles->dweights + chunk->from * plan->chunk_stride;
+    const int64_t count = chunk->count, at = chunk->from, from = segment->from + at;
+    const int64_t e = call->value_dim, stride = favor->values_stride;
+    const float *query = tiles->query.features + at, *key = tiles->key.features + at;
     const struct rows dv = rows_from(plan->backward->dv, head, from);
-    float *values = tiles->state + m * favor->values_stride;
 
-    CPU(favor_values)(favor, rows_from(call->v, head, from), count, values);
-    gemm_nt(count, m, favor->values, 1, values, favor->values_stride, tiles->later,
-            favor->values_stride, 0, tiles->dfeatures, favor->stride);
-    gemm_tn(count, m, count, 1, dweights, plan->chunk_stride, query, plan->query_stride, 1,
-            tiles->dfeatures, favor->stride);
+    triangle_make(count, favor->features, key, query, tiles->weights);
+    CPU(product_tn)
+    (count, e, favor->features, key, FAVOR_STRIDE, tiles->later, stride, 0, dv.data, dv.stride);
+    triangle_sum_after(count, e, tiles->weights, tiles->gradients + at * stride, stride, dv);
 
-    gemm_nt(count, count, m, 1, query, plan->query_stride, key, favor->stride, 0, tiles->weights,
-            plan->chunk_stride);
-    mask_future(tiles->weights, plan->chunk_stride, count);
-    gemm_nn(count, call->value_dim, m, 1, key, favor->stride, tiles->later, favor->values_stride, 0,
-            dv.data, dv.stride);
-    gemm_tn(count, call->value_dim, count, 1, tiles->weights, plan->chunk_stride, gradients,
-            favor->values_stride, 1, dv.data, dv.stride);
-
+    CPU(transpose)
+    (count, count, tiles->dweights + at * TRIANGLE_STRIDE, TRIANGLE_STRIDE, tiles->dweights_back,
+     TRIANGLE_STRIDE);
+    CPU(product_nn)
+    (favor->features, count, e + 1, tiles->later, stride, tiles->value_columns + at, FAVOR_STRIDE,
+     0, tiles->dfeatures, FAVOR_STRIDE);
+    triangle_spread_back(favor->features, count, query, tiles->dweights_back, tiles->dfeatures);
     CPU(favor_features_backward)
-    (favor, rows_from(call->k, head, from), segment->mask ? segment->mask + chunk->from : NULL,
-     count, key, favor->stride, tiles->floor + chunk->from, tiles->dfeatures,
+    (favor, rows_from(call->k, head, from), at, count, &tiles->key, tiles->dfeatures,
      rows_from(plan->backward->dk, head, from));
 }
 
-/* g of a segment's queries. */
+/* g of a segment's queries, as rows and as columns. */
 static void segment_gradients(const struct plan *plan, const struct head *head,
                               const struct tiles *tiles, const struct segment *segment)
 {
     const struct favor *favor = &plan->favor;
+    const struct rows gradients = {tiles->gradients, favor->values_stride};
     CPU(favor_divide_backward)
     (favor, rows_from(plan->backward->dout, head, segment->from),
      rows_from(favor->call->out, head, segment->from), head->inverse + segment->from,
-     segment->count, tiles->quotient);
+     segment->count, tiles->gradients);
+    CPU(favor_transpose)
+    (gradients, segment->count, favor->call->value_dim + 1, tiles->gradient_columns);
+}
+
+/* (v, 1)ᵀ of a segment's keys. */
+static void segment_values(const struct plan *plan, const struct head *head,
+                           const struct tiles *tiles, const struct segment *segment)
+{
+    const struct attention *call = plan->favor.call;
+    CPU(favor_transpose)
+    (rows_from(call->v, head, segment->from), segment->count, call->value_dim,
+     tiles->value_columns);
+    rows_fill(tiles->value_columns + call->value_dim * FAVOR_STRIDE, segment->count, 1);
 }
 
 /* U += φ(q_t) g_tᵀ of a chunk. */
 static void later_add(const struct plan *plan, const struct tiles *tiles, const struct chunk *chunk)
 {
     const struct favor *favor = &plan->favor;
-    gemm_tn(favor->features, favor->values, chunk->count, 1,
-            tiles->query + chunk->from * plan->query_stride, plan->query_stride,
-            tiles->quotient + chunk->from * favor->values_stride, favor->values_stride, 1,
-            tiles->later, favor->values_stride);
+    const struct rows gradients = {tiles->gradients + chunk->from * favor->values_stride,
+                                   favor->values_stride};
+    CPU(favor_state_add)
+    (favor, chunk->count, tiles->query.features + chunk->from, gradients,
+     tiles->gradient_columns + favor->call->value_dim * FAVOR_STRIDE + chunk->from, 1,
+     tiles->later);
 }
 
 /* U of the queries behind a stretch into tiles->later; returns its unit. */
 static float walk_end(const struct plan *plan, const struct walk *walk, const struct tiles *tiles)
 {
     if (walk->segments.from + walk->segments.count == plan->segments) {
-        rows_fill(tiles->later, plan->state, 0);
+        rows_fill(tiles->later, plan->favor.state, 0);
         return INFINITY; /* there is none */
     }
-    memcpy(tiles->later, plan->states + walk->stretch * plan->state,
-           (size_t)plan->state * sizeof(float));
+    memcpy(tiles->later, plan->states + walk->stretch * plan->favor.state,
+           (size_t)plan->favor.state * sizeof(float));
     return plan->units[walk->stretch];
 }
 
@@ -542,19 +608,22 @@ static void stretch_backward(void *context, int64_t piece, int thread)
         struct segment segment = segment_at(plan, head, i);
         float unit = head->units[i];
 
-        memcpy(tiles.state, head->states + i * plan->state, (size_t)plan->state * sizeof(float));
+        memcpy(tiles.state, head->states + i * plan->favor.state,
+               (size_t)plan->favor.state * sizeof(float));
         segment_queries(plan, head, &tiles, &segment);
         segment_keys(plan, head, &tiles, unit, &segment);
         segment_gradients(plan, head, &tiles, &segment);
+        segment_values(plan, head, &tiles, &segment);
         for (int64_t c = 0; c < segment.chunks; c++) {
             const struct chunk *chunk = &segment.chunk[c];
-            CPU(favor_scale)(tiles.state, plan->state, CPU(favor_decay)(unit, chunk->unit));
+            CPU(favor_scale)(tiles.state, plan->favor.state, CPU(favor_decay)(unit, chunk->unit));
             unit = chunk->unit;
             chunk_queries_backward(plan, head, &tiles, &segment, chunk);
         }
         for (int64_t c = segment.chunks - 1; c >= 0; c--) {
             const struct chunk *chunk = &segment.chunk[c];
-            CPU(favor_scale)(tiles.later, plan->state, CPU(favor_decay)(chunk->unit, later_unit));
+            CPU(favor_scale)
+            (tiles.later, plan->favor.state, CPU(favor_decay)(chunk->unit, later_unit));
             later_unit = chunk->unit;
             chunk_keys_backward(plan, head, &tiles, &segment, chunk);
             later_add(plan, &tiles, chunk);
@@ -571,7 +640,7 @@ static void stretch_sum_queries(void *context, int64_t piece, int thread)
     struct tiles tiles;
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
 
-    rows_fill(tiles.later, plan->state, 0);
+    rows_fill(tiles.later, plan->favor.state, 0);
     for (int64_t i = walk.segments.from + walk.segments.count - 1; i >= walk.segments.from; i--) {
         struct segment segment = segment_at(plan, &walk.head, i);
         segment_cut(walk.head.maxima + segment.from, &segment);
@@ -579,12 +648,13 @@ static void stretch_sum_queries(void *context, int64_t piece, int thread)
         segment_gradients(plan, &walk.head, &tiles, &segment);
         for (int64_t c = segment.chunks - 1; c >= 0; c--) {
             const struct chunk *chunk = &segment.chunk[c];
-            CPU(favor_scale)(tiles.later, plan->state, CPU(favor_decay)(chunk->unit, unit));
+            CPU(favor_scale)(tiles.later, plan->favor.state, CPU(favor_decay)(chunk->unit, unit));
             unit = chunk->unit;
             later_add(plan, &tiles, chunk);
         }
     }
-    memcpy(plan->states + piece * plan->state, tiles.later, (size_t)plan->state * sizeof(float));
+    memcpy(plan->states + piece * plan->favor.state, tiles.later,
+           (size_t)plan->favor.state * sizeof(float));
     plan->units[piece] = unit;
 }
 
@@ -596,12 +666,12 @@ static void head_carry_queries(void *context, int64_t index, int thread)
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
     float *carried = tiles.later, unit = INFINITY;
 
-    rows_fill(carried, plan->state, 0);
+    rows_fill(carried, plan->favor.state, 0);
     for (int64_t i = plan->stretches - 1; i >= 0; i--) {
         const int64_t stretch = index * plan->stretches + i;
-        float *state = plan->states + stretch * plan->state;
+        float *state = plan->states + stretch * plan->favor.state;
         const float own = plan->units[stretch], decay = CPU(favor_decay)(own, unit);
-        for (int64_t at = 0; at < plan->state; at++) {
+        for (int64_t at = 0; at < plan->favor.state; at++) {
             const float behind = carried[at];
             carried[at] = behind * decay + state[at];
             state[at] = behind;
@@ -625,5 +695,5 @@ enum status CPU(favor_causal_backward)(struct stream *stream,
         team_run(stream->team, heads, head_carry_queries, &plan);
     }
     team_run(stream->team, heads * plan.stretches, stretch_backward, &plan);
-    return gemm_outcome();
+    return ST_OK;
 }

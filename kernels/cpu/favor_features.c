@@ -1,7 +1,7 @@
 /*
- * The kernels of FAVOR+ as maps of a row: from projections to features, and from what comes back to features to what
- * comes back to projections. A map that is a function of its projection alone is one line here; those that are shifted, or
- * have two columns for a projection, have rows of their own.
+ * The kernels of FAVOR+ as maps of columns, a register of positions at once: from projections to features, and from
+ * what comes back to features to what comes back to projections. A map that is a function of its projection alone is
+ * one line here; those that are shifted, or have two features for a projection, have functions of their own.
  */
 
 #include "kernels/cpu/favor.h"
@@ -89,54 +89,49 @@ static inline floats elu1_slope(floats f)
 
 typedef floats lanes_function(floats x);
 
-/* row = f(row) + floor */
-static inline __attribute__((always_inline)) void row_map(lanes_function *f, float *row,
-                                                          int64_t count, float floor)
+/* What a register of positions has in common. */
+struct column {
+    floats half, unit, floor;
+    ints present;
+};
+
+static struct column column_at(const struct favor_tile *tile, int64_t at)
 {
-    for (int64_t i = 0; i < count; i += LANES)
-        lanes_store_row(row, i, count, f(lanes_load_row(row, i, count, 0)) + floor);
+    return (struct column){
+        .half = lanes_load(tile->half + at),
+        .unit = lanes_load(tile->unit + at),
+        .floor = lanes_load(tile->floor + at),
+        .present = lanes_load(tile->present + at) != 0,
+    };
 }
 
-static void row_function(enum attention_kernel kernel, float *row, int64_t count, float floor)
+/* f + floor, and 0 where there is no position: even where f is no number. */
+static inline floats feature(const struct column *column, floats f)
 {
-    switch (kernel) {
-#define ROW_CASE(enumerator, f, slope, from) \
-    case enumerator:                         \
-        row_map(f, row, count, floor);       \
-        return;
-        FUNCTIONS(ROW_CASE)
-#undef ROW_CASE
-    default:
-        assert(!"shifted");
-    }
+    return (floats)(column->present & (ints)(f + column->floor));
 }
 
-/* d *= slope(x - floor) */
-static inline __attribute__((always_inline)) void row_map_backward(lanes_function *slope,
-                                                                   const float *x, float floor,
-                                                                   float *d, int64_t count)
+/* x, a column of a tile, becomes f(x) + floor. */
+static inline __attribute__((always_inline)) void column_map(lanes_function *f,
+                                                             const struct column *column, float *x,
+                                                             int64_t rows)
 {
-    for (int64_t i = 0; i < count; i += LANES)
-        lanes_store_row(d, i, count,
-                        lanes_load_row(d, i, count, 0) *
-                            slope(lanes_load_row(x, i, count, floor) - floor));
+    for (int64_t i = 0; i < rows; i++, x += FAVOR_STRIDE)
+        lanes_store(x, feature(column, f(lanes_load(x))));
 }
 
-static void row_function_backward(const struct favor *favor, const float *row, float floor,
-                                  float *d)
+static void column_function(const struct favor *favor, const struct column *column, float *x)
 {
-    const struct {
-        const float *x;
-        float floor;
-    } feature = {row, floor}, kept = {row + favor->features, 0};
-
+    const int64_t rows = favor->projections;
+    for (int64_t i = 0; i < rows && favor->kept; i++)
+        lanes_store(x + (rows + i) * FAVOR_STRIDE, lanes_load(x + i * FAVOR_STRIDE));
     switch (favor->kernel) {
-#define ROW_CASE(enumerator, f, slope, from)                                \
-    case enumerator:                                                        \
-        row_map_backward(slope, from.x, from.floor, d, favor->projections); \
+#define COLUMN_CASE(enumerator, f, slope, from) \
+    case enumerator:                            \
+        column_map(f, column, x, rows);         \
         return;
-        FUNCTIONS(ROW_CASE)
-#undef ROW_CASE
+        FUNCTIONS(COLUMN_CASE)
+#undef COLUMN_CASE
     default:
         assert(!"shifted");
     }
@@ -144,244 +139,310 @@ static void row_function_backward(const struct favor *favor, const float *row, f
 
 /* ---- shifted kernels ---- */
 
-static float row_largest(const float *row, int64_t count)
+static floats column_largest(const float *x, int64_t rows)
 {
     floats even = lanes_of(-INFINITY), odd = even;
     int64_t i = 0;
-    for (; i + 2 * LANES <= count; i += 2 * LANES) {
-        even = lanes_larger(lanes_load(row + i), even);
-        odd = lanes_larger(lanes_load(row + i + LANES), odd);
+    for (; i + 2 <= rows; i += 2) {
+        even = lanes_larger(lanes_load(x + i * FAVOR_STRIDE), even);
+        odd = lanes_larger(lanes_load(x + (i + 1) * FAVOR_STRIDE), odd);
     }
-    for (; i < count; i += LANES)
-        even = lanes_larger(lanes_load_row(row, i, count, -INFINITY), even);
-    return lanes_largest(lanes_larger(even, odd));
+    if (i < rows) even = lanes_larger(lanes_load(x + i * FAVOR_STRIDE), even);
+    return lanes_larger(even, odd);
 }
 
-static float row_largest_size(const float *row, int64_t count)
+static floats column_largest_size(const float *x, int64_t rows)
 {
     floats largest = {0};
-    for (int64_t i = 0; i < count; i += LANES)
-        largest = lanes_larger(lanes_absolute(lanes_load_row(row, i, count, 0)), largest);
-    return lanes_largest(largest);
+    for (int64_t i = 0; i < rows; i++)
+        largest = lanes_larger(lanes_absolute(lanes_load(x + i * FAVOR_STRIDE)), largest);
+    return largest;
 }
 
-static float square_norm(const float *x, int64_t count)
+static floats column_square(const float *x, int64_t rows)
 {
     floats sum = {0};
-    for (int64_t i = 0; i < count; i += LANES) {
-        const floats at = lanes_load_row(x, i, count, 0);
+    for (int64_t i = 0; i < rows; i++) {
+        const floats at = lanes_load(x + i * FAVOR_STRIDE);
         sum = lanes_fma(at, at, sum);
     }
-    return lanes_sum(sum);
+    return sum;
 }
 
-/* row = 2^(row - shift) + floor */
-static void row_exp2(float *row, int64_t count, float shift, float floor)
+/* x = 2^(x - half - unit) + floor */
+static void column_exp2(const struct column *column, float *x, int64_t rows)
 {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        lanes_store(row + i, lanes_exp2(lanes_load(row + i) - shift) + floor);
-    if (i < count)
-        lanes_store_part(
-            row + i, lanes_exp2(lanes_load_part(row + i, count - i, 0) - shift) + floor, count - i);
+    const floats shift = column->half + column->unit;
+    for (int64_t i = 0; i < rows; i++, x += FAVOR_STRIDE)
+        lanes_store(x, feature(column, lanes_exp2(lanes_load(x) - shift)));
 }
 
-/* row[i], row[count + i] = 2^(±row[i] - shift) + floor */
-static void row_hyperbolic(float *row, int64_t count, float shift, float floor)
+/* x[i], x[rows + i] = 2^(±x[i] - half - unit) + floor */
+static void column_hyperbolic(const struct column *column, float *x, int64_t rows)
 {
-    for (int64_t i = 0; i < count; i += LANES) {
-        const floats a = lanes_load_row(row, i, count, 0);
-        lanes_store_row(row, i, count, lanes_exp2(a - shift) + floor);
-        lanes_store_row(row + count, i, count, lanes_exp2(-a - shift) + floor);
+    const floats shift = column->half + column->unit;
+    for (int64_t i = 0; i < rows; i++, x += FAVOR_STRIDE) {
+        const floats a = lanes_load(x);
+        lanes_store(x, feature(column, lanes_exp2(a - shift)));
+        lanes_store(x + rows * FAVOR_STRIDE, feature(column, lanes_exp2(-a - shift)));
     }
 }
 
-/* row[i], row[count + i] = scale (sin, cos)(row[i]) + floor */
-static void row_trig(float *row, int64_t count, float scale, float floor)
+/* x[i], x[rows + i] = 2^(half - unit) (sin, cos)(x[i]) + floor */
+static void column_trig(const struct column *column, float *x, int64_t rows)
 {
-    for (int64_t i = 0; i < count; i += LANES) {
-        const struct circle at = lanes_circle(lanes_load_row(row, i, count, 0));
-        lanes_store_row(row, i, count, at.sine * scale + floor);
-        lanes_store_row(row + count, i, count, at.cosine * scale + floor);
+    const floats scale = lanes_select(column->half == column->unit, lanes_of(1),
+                                      lanes_exp2(column->half - column->unit));
+    for (int64_t i = 0; i < rows; i++, x += FAVOR_STRIDE) {
+        const struct circle at = lanes_circle(lanes_load(x));
+        lanes_store(x, feature(column, at.sine * scale));
+        lanes_store(x + rows * FAVOR_STRIDE, feature(column, at.cosine * scale));
     }
 }
 
-/* The shift that a row asks for, without its ‖x̃‖² / 2. */
-static float row_shift(const struct favor *favor, const float *row)
+/* The shift that projections ask for, without their ‖x̃‖² / 2. */
+static floats column_shift(const struct favor *favor, const float *x)
 {
-    float largest;
     switch (favor->kernel) {
     case KERNEL_SOFTMAX_POSITIVE:
-        return row_largest(row, favor->projections);
+        return column_largest(x, favor->projections);
     case KERNEL_SOFTMAX_HYPERBOLIC:
-        return row_largest_size(row, favor->projections);
+        return column_largest_size(x, favor->projections);
     case KERNEL_EXP:
-        largest = row_largest(row, favor->projections);
-        return largest > favor->least ? largest : favor->least;
+        return lanes_larger(column_largest(x, favor->projections), lanes_of(favor->least));
     default:
-        return 0;
+        return (floats){0};
     }
 }
 
-/* Features of a row relative to `shift`, with `half` = ‖x̃‖² / 2 where the norm has a part. */
-static void row_features(const struct favor *favor, float *row, float half, float shift,
-                         float floor)
+static void column_features(const struct favor *favor, const struct favor_tile *tile, int64_t at)
 {
-    const int64_t count = favor->projections;
+    const struct column column = column_at(tile, at);
+    float *x = tile->features + at;
     switch (favor->kernel) {
     case KERNEL_SOFTMAX_POSITIVE:
     case KERNEL_EXP:
-        row_exp2(row, count, half + shift, floor);
+        column_exp2(&column, x, favor->projections);
         return;
     case KERNEL_SOFTMAX_HYPERBOLIC:
-        row_hyperbolic(row, count, half + shift, floor);
+        column_hyperbolic(&column, x, favor->projections);
         return;
     case KERNEL_SOFTMAX_TRIG:
-        row_trig(row, count, CPU(favor_decay)(half, shift), floor);
+        column_trig(&column, x, favor->projections);
         return;
     default:
-        if (favor->kept) memcpy(row + count, row, (size_t)count * sizeof *row);
-        row_function(favor->kernel, row, count, floor);
+        column_function(favor, &column, x);
     }
+}
+
+/* features (projections, count) = ω x̃ᵀ, of zeros behind the last position */
+static void project(const struct favor *favor, struct rows x, int64_t count,
+                    const struct favor_tile *tile)
+{
+    const int64_t d = favor->call->head_dim;
+    if (favor->kernel == KERNEL_ELU1) {
+        CPU(favor_transpose)(x, count, d, tile->features);
+        return;
+    }
+    CPU(favor_transpose)(x, count, d, tile->input);
+    CPU(product_nn)
+    (favor->projections, pieces_of(count, LANES) * LANES, d, favor->projection, d, tile->input,
+     FAVOR_STRIDE, 0, tile->features, FAVOR_STRIDE);
+}
+
+static void present_fill(const struct favor_tile *tile, const uint8_t *mask, int64_t count)
+{
+    for (int64_t s = 0; s < pieces_of(count, LANES) * LANES; s++)
+        tile->present[s] = s < count && (!mask || mask[s]);
 }
 
 /* The ‖x̃‖² / 2 of a query cancels in softmax-positive and -hyperbolic, where it is in its shift too. */
-void CPU(favor_queries)(const struct favor *favor, struct rows x, int64_t count, float *tile,
-                        int64_t stride, float *floor)
+void CPU(favor_queries)(const struct favor *favor, struct rows x, int64_t count,
+                        const struct favor_tile *tile)
 {
-    for (int64_t t = 0; t < count; t++) {
-        float *row = tile + t * stride, half = 0;
-        float shift = row_shift(favor, row);
+    const floats none = {0}, epsilon = lanes_of(favor->call->epsilon);
+    const bool scaled = favor->floor_cancels && favor->call->epsilon > 0;
+
+    project(favor, x, count, tile);
+    present_fill(tile, NULL, count);
+    for (int64_t t = 0; t < count; t += LANES) {
+        floats shift = column_shift(favor, tile->features + t), half = none;
         if (favor->kernel == KERNEL_SOFTMAX_TRIG)
-            half = shift = square_norm(row_of(x, t), favor->call->head_dim) * favor->half_square;
-        floor[t] = CPU(favor_floor)(favor, shift, shift);
-        row_features(favor, row, half, shift, floor[t]);
+            half = shift =
+                column_square(tile->input + t, favor->call->head_dim) * favor->half_square;
+        lanes_store(tile->half + t, half);
+        lanes_store(tile->unit + t, shift);
+        lanes_store(tile->floor + t, scaled ? epsilon * lanes_exp2(-shift) : epsilon);
+        column_features(favor, tile, t);
     }
 }
 
 void CPU(favor_key_sizes)(const struct favor *favor, struct rows x, const uint8_t *mask,
-                          int64_t count, const float *tile, float *half, float *largest)
+                          int64_t count, const struct favor_tile *tile)
 {
-    const bool trig = favor->kernel == KERNEL_SOFTMAX_TRIG;
-    for (int64_t s = 0; s < count; s++) {
-        half[s] = 0;
-        largest[s] = -INFINITY;
-        if (mask && !mask[s]) continue;
+    project(favor, x, count, tile);
+    present_fill(tile, mask, count);
+    for (int64_t s = 0; s < count; s += LANES) {
+        floats half = {0}, maximum = column_shift(favor, tile->features + s);
         if (favor->half_square > 0)
-            half[s] = square_norm(row_of(x, s), favor->call->head_dim) * favor->half_square;
-        largest[s] = trig ? half[s] : row_shift(favor, tile + s * favor->stride) - half[s];
+            half = column_square(tile->input + s, favor->call->head_dim) * favor->half_square;
+        maximum = favor->kernel == KERNEL_SOFTMAX_TRIG ? half : maximum - half;
+        lanes_store(tile->half + s, half);
+        lanes_store(tile->maximum + s,
+                    lanes_select(lanes_load(tile->present + s) != 0, maximum, lanes_of(-INFINITY)));
     }
 }
 
-void CPU(favor_keys)(const struct favor *favor, const uint8_t *mask, int64_t count, float unit,
-                     const float *half, const float *floor, float *tile)
+void CPU(favor_keys)(const struct favor *favor, int64_t count, const struct favor_tile *tile)
 {
-    for (int64_t s = 0; s < count; s++) {
-        float *row = tile + s * favor->stride;
-        if (mask && !mask[s])
-            memset(row, 0, (size_t)favor->features * sizeof *row);
-        else
-            row_features(favor, row, half[s], unit, floor[s]);
-    }
+    for (int64_t s = 0; s < count; s += LANES) column_features(favor, tile, s);
 }
 
 /* ---- the way back ---- */
 
-/* da = dφ exp(a - c), the exponential being the feature less its floor; returns Σ da. */
-static float row_exp2_backward(const float *features, float floor, float *d, int64_t count)
+#define LN_2 0.693147180559945309f
+
+/* dφ and the feature without its floor, at x and d. */
+struct pair {
+    floats d, f;
+};
+
+static inline struct pair pair_at(const struct column *column, const float *x, const float *d)
+{
+    return (struct pair){lanes_load(d), lanes_load(x) - column->floor};
+}
+
+static inline floats kept(const struct column *column, floats x)
+{
+    return (floats)(column->present & (ints)x);
+}
+
+/* d *= slope(x - floor) */
+static inline __attribute__((always_inline)) void column_map_backward(lanes_function *slope,
+                                                                      const struct column *column,
+                                                                      floats floor, const float *x,
+                                                                      float *d, int64_t rows)
+{
+    for (int64_t i = 0; i < rows; i++, x += FAVOR_STRIDE, d += FAVOR_STRIDE)
+        lanes_store(d, kept(column, lanes_load(d) * slope(lanes_load(x) - floor)));
+}
+
+static void column_function_backward(const struct favor *favor, const struct column *column,
+                                     const float *x, float *d)
+{
+    const struct {
+        const float *x;
+        floats floor;
+    } feature = {x, column->floor}, kept = {x + favor->features * FAVOR_STRIDE, {0}};
+
+    switch (favor->kernel) {
+#define COLUMN_CASE(enumerator, f, slope, from)                                        \
+    case enumerator:                                                                   \
+        column_map_backward(slope, column, from.floor, from.x, d, favor->projections); \
+        return;
+        FUNCTIONS(COLUMN_CASE)
+#undef COLUMN_CASE
+    default:
+        assert(!"shifted");
+    }
+}
+
+/* da = ln 2 dφ 2^(a - shift), the power being the feature less its floor; returns Σ da. */
+static floats column_exp2_backward(const struct column *column, const float *x, float *d,
+                                   int64_t rows)
 {
     floats sum = {0};
-    for (int64_t i = 0; i < count; i += LANES) {
-        const floats slope = lanes_load_row(features, i, count, floor) - floor;
-        const floats da = lanes_load_row(d, i, count, 0) * slope;
+    for (int64_t i = 0; i < rows; i++, x += FAVOR_STRIDE, d += FAVOR_STRIDE) {
+        const struct pair at = pair_at(column, x, d);
+        const floats da = kept(column, at.d * at.f * LN_2);
         sum += da;
-        lanes_store_row(d, i, count, da);
+        lanes_store(d, da);
     }
-    return lanes_sum(sum);
+    return sum;
 }
 
-/* da_i = dφ+ f+ - dφ- f-; returns Σ (dφ+ f+ + dφ- f-). */
-static float row_hyperbolic_backward(const float *features, float floor, float *d, int64_t count)
+/* da_i = ln 2 (dφ+ f+ - dφ- f-); returns ln 2 Σ (dφ+ f+ + dφ- f-). */
+static floats column_hyperbolic_backward(const struct column *column, const float *x, float *d,
+                                         int64_t rows)
 {
+    const int64_t half = rows * FAVOR_STRIDE;
     floats sum = {0};
-    for (int64_t i = 0; i < count; i += LANES) {
-        const floats up =
-            (lanes_load_row(features, i, count, floor) - floor) * lanes_load_row(d, i, count, 0);
-        const floats down = (lanes_load_row(features + count, i, count, floor) - floor) *
-                            lanes_load_row(d + count, i, count, 0);
+    for (int64_t i = 0; i < rows; i++, x += FAVOR_STRIDE, d += FAVOR_STRIDE) {
+        const struct pair plus = pair_at(column, x, d), minus = pair_at(column, x + half, d + half);
+        const floats up = kept(column, plus.d * plus.f * LN_2);
+        const floats down = kept(column, minus.d * minus.f * LN_2);
         sum += up + down;
-        lanes_store_row(d, i, count, up - down);
+        lanes_store(d, up - down);
     }
-    return lanes_sum(sum);
+    return sum;
 }
 
-/* With f = h (sin, cos): da_i = dsin h cos - dcos h sin; returns Σ dφ f. */
-static float row_trig_backward(const float *features, float floor, float *d, int64_t count)
+/* With f = h (sin, cos): da_i = dsin h cos - dcos h sin; returns ln 2 Σ dφ f. */
+static floats column_trig_backward(const struct column *column, const float *x, float *d,
+                                   int64_t rows)
 {
+    const int64_t half = rows * FAVOR_STRIDE;
     floats sum = {0};
-    for (int64_t i = 0; i < count; i += LANES) {
-        const floats sine = lanes_load_row(features, i, count, floor) - floor;
-        const floats cosine = lanes_load_row(features + count, i, count, floor) - floor;
-        const floats dsine = lanes_load_row(d, i, count, 0);
-        const floats dcosine = lanes_load_row(d + count, i, count, 0);
-        sum += dsine * sine + dcosine * cosine;
-        lanes_store_row(d, i, count, dsine * cosine - dcosine * sine);
+    for (int64_t i = 0; i < rows; i++, x += FAVOR_STRIDE, d += FAVOR_STRIDE) {
+        const struct pair sine = pair_at(column, x, d),
+                          cosine = pair_at(column, x + half, d + half);
+        sum += kept(column, sine.d * sine.f + cosine.d * cosine.f);
+        lanes_store(d, kept(column, sine.d * cosine.f - cosine.d * sine.f));
     }
-    return lanes_sum(sum);
+    return sum * LN_2;
 }
 
-/* d becomes da; returns what comes back to ‖x̃‖² / 2, where the norm has a part. */
-static float row_backward(const struct favor *favor, const float *features, float floor, float *d)
+/* d becomes da; returns what comes back to ‖x̃‖² / 2, to base 2, where the norm has a part. */
+static floats column_backward(const struct favor *favor, const struct column *column,
+                              const float *x, float *d)
 {
-    const int64_t count = favor->projections;
+    const int64_t rows = favor->projections;
     switch (favor->kernel) {
     case KERNEL_SOFTMAX_POSITIVE:
     case KERNEL_EXP:
-        return -row_exp2_backward(features, floor, d, count);
+        return -column_exp2_backward(column, x, d, rows);
     case KERNEL_SOFTMAX_HYPERBOLIC:
-        return -row_hyperbolic_backward(features, floor, d, count);
+        return -column_hyperbolic_backward(column, x, d, rows);
     case KERNEL_SOFTMAX_TRIG:
-        return row_trig_backward(features, floor, d, count);
+        return column_trig_backward(column, x, d, rows);
     default:
-        row_function_backward(favor, features, floor, d);
-        return 0;
+        column_function_backward(favor, column, x, d);
+        return (floats){0};
     }
 }
 
-/* dx = what comes back through the projection */
-static void project_backward(const struct favor *favor, int64_t count, const float *d,
-                             struct rows dx)
+/* dx = dhalf ∂(‖x̃‖² / 2)/∂x */
+static void norm_backward(const struct favor *favor, struct rows x, int64_t count,
+                          const float *dhalf, struct rows dx)
 {
-    const int64_t width = favor->call->head_dim;
+    for (int64_t t = 0; t < count; t++) {
+        const float factor = 2 * favor->half_square * dhalf[t];
+        const float *from = row_of(x, t);
+        float *to = row_of(dx, t);
+        for (int64_t i = 0; i < favor->call->head_dim; i++) to[i] = factor * from[i];
+    }
+}
+
+void CPU(favor_features_backward)(const struct favor *favor, struct rows x, int64_t from,
+                                  int64_t count, const struct favor_tile *tile, float *dfeatures,
+                                  struct rows dx)
+{
+    const int64_t d = favor->call->head_dim;
+    const bool has_norm = favor->half_square > 0;
+    float dhalf[FAVOR_POSITIONS];
+
+    for (int64_t t = 0; t < count; t += LANES) {
+        const struct column column = column_at(tile, from + t);
+        const floats back =
+            column_backward(favor, &column, tile->features + from + t, dfeatures + t);
+        lanes_store(dhalf + t, back);
+    }
     if (favor->kernel == KERNEL_ELU1) {
-        for (int64_t r = 0; r < count; r++)
-            memcpy(row_of(dx, r), d + r * favor->stride, (size_t)width * sizeof *d);
+        CPU(transpose)(d, count, dfeatures, FAVOR_STRIDE, dx.data, dx.stride);
         return;
     }
-    gemm_nn(count, width, favor->projections, favor->input_scale, d, favor->stride,
-            favor->call->projection, width, 0, dx.data, dx.stride);
-}
-
-void CPU(favor_features_backward)(const struct favor *favor, struct rows x, const uint8_t *mask,
-                                  int64_t count, const float *features, int64_t features_stride,
-                                  const float *floor, float *dfeatures, struct rows dx)
-{
-    float *sums = dfeatures + favor->features; /* behind each row, where its stride leaves room */
-    assert(favor->stride > favor->features);
-
-    for (int64_t r = 0; r < count; r++) {
-        float *row = dfeatures + r * favor->stride;
-        sums[r * favor->stride] =
-            row_backward(favor, features + r * features_stride, floor[r], row);
-        if (!mask || mask[r]) continue;
-        memset(row, 0, (size_t)favor->projections * sizeof *row);
-        sums[r * favor->stride] = 0;
-    }
-    project_backward(favor, count, dfeatures, dx);
-    for (int64_t r = 0; r < count && favor->half_square > 0; r++) {
-        const float factor = sums[r * favor->stride] * favor->input_scale * favor->input_scale;
-        const float *from = row_of(x, r);
-        float *to = row_of(dx, r);
-        for (int64_t i = 0; i < favor->call->head_dim; i++) to[i] += factor * from[i];
-    }
+    if (has_norm) norm_backward(favor, x, count, dhalf, dx);
+    CPU(product_tn)
+    (count, d, favor->projections, dfeatures, FAVOR_STRIDE, favor->projection, d, has_norm ? 1 : 0,
+     dx.data, dx.stride);
 }

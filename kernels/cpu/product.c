@@ -36,9 +36,10 @@ static inline __attribute__((always_inline)) floats row_load(const float *row, i
 }
 
 /* part: of one column, only the first block.width lanes are there. */
-static inline __attribute__((always_inline)) void block_multiply(struct block block, int rows,
-                                                                 int columns, bool part)
+static inline __attribute__((always_inline)) void block_multiply(const struct block *given,
+                                                                 int rows, int columns, bool part)
 {
+    struct block block = *given;
     floats sum[ROWS][COLUMNS];
 
 #pragma GCC unroll 6
@@ -73,18 +74,18 @@ static inline __attribute__((always_inline)) void block_multiply(struct block bl
         }
 }
 
-typedef void block_body(struct block block);
+typedef void block_body(const struct block *block);
 
-#define BLOCK_FULL(rows, columns)                            \
-    static void block_##rows##_##columns(struct block block) \
-    {                                                        \
-        block_multiply(block, rows, columns, false);         \
+#define BLOCK_FULL(rows, columns)                                   \
+    static void block_##rows##_##columns(const struct block *block) \
+    {                                                               \
+        block_multiply(block, rows, columns, false);                \
     }
-#define BLOCK_ROWS(rows)                                \
-    FOR_COLUMNS(BLOCK_FULL, rows)                       \
-    static void block_##rows##_part(struct block block) \
-    {                                                   \
-        block_multiply(block, rows, 1, true);           \
+#define BLOCK_ROWS(rows)                                       \
+    FOR_COLUMNS(BLOCK_FULL, rows)                              \
+    static void block_##rows##_part(const struct block *block) \
+    {                                                          \
+        block_multiply(block, rows, 1, true);                  \
     }
 FOR_ROWS(BLOCK_ROWS)
 
@@ -104,7 +105,7 @@ static void multiply(int64_t m, int64_t n, struct block whole)
         for (int64_t i = 0; i < m; i += ROWS) {
             block.a = whole.a + i * whole.a_row;
             block.c = whole.c + i * whole.ldc + j;
-            blocks[smaller(ROWS, m - i) - 1][columns](block);
+            blocks[smaller(ROWS, m - i) - 1][columns](&block);
         }
         j += columns > 0 ? columns * LANES : n - j;
     }

@@ -686,50 +686,36 @@ static void shape_hold(const struct backend *backend, const char *op, trial *run
     for (int i = 0; i < 3; i++) outcome_free(&outcome[i]);
 }
 
-static void op_hold(const char *op, trial *run, double tolerance)
-{
-    for (const struct backend *const *backend = trial_backends(); *backend; backend++)
-        for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++)
-            shape_hold(*backend, op, run, tolerance, &SHAPES[i]);
-}
-
-/* bf16 rounds what a product reads and nothing else, so the tolerance is no other than in fp32. */
-static void product_hold_by(const struct backend *backend, const char *op, trial *run,
-                            double tolerance)
-{
-    for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++) {
-        struct shape shape = SHAPES[i];
-        shape.precision = PRECISION_BF16;
-        shape_hold(backend, op, run, tolerance, &shape);
-    }
-}
-
-/* By every instruction set that this machine has: with bf16 of its own, and with floats in its place. */
-static void product_hold(const char *op, trial *run, double tolerance)
+/* By the reference, and by every instruction set that this machine has. bf16 rounds what a product reads and nothing
+ * else, so its tolerance is no other. */
+static void op_hold(const char *op, trial *run, enum precision precision, double tolerance)
 {
 #define ISA_TEXT(isa, text) text,
-    static const char *const isas[] = {CPU_ISAS(ISA_TEXT)};
+    static const char *const names[] = {"reference", CPU_ISAS(ISA_TEXT)};
 #undef ISA_TEXT
-    product_hold_by(backend_find("reference"), op, run, tolerance);
-    for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
-        struct backend cpu = *backend_find("cpu");
-        if (cpu_backend_override_isa(&cpu, isas[i]) == ST_UNSUPPORTED) continue;
-        cpu.name = isas[i];
-        product_hold_by(&cpu, op, run, tolerance);
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct backend backend = *backend_find(i == 0 ? "reference" : "cpu");
+        if (i > 0 && cpu_backend_override_isa(&backend, names[i]) == ST_UNSUPPORTED) continue;
+        backend.name = names[i];
+        for (size_t j = 0; j < sizeof SHAPES / sizeof SHAPES[0]; j++) {
+            struct shape shape = SHAPES[j];
+            shape.precision = precision;
+            shape_hold(&backend, op, run, tolerance, &shape);
+        }
     }
 }
 
 Test(conformance, products_in_bf16)
 {
-    product_hold("linear", linear_trial, TOLERANCE_linear);
-    product_hold("linear_backward", linear_backward_trial, TOLERANCE_linear_backward);
-    product_hold("linear_gelu", linear_gelu_trial, TOLERANCE_linear_gelu);
-    product_hold("linear_residual", linear_residual_trial, TOLERANCE_linear_residual);
+    op_hold("linear", linear_trial, PRECISION_BF16, TOLERANCE_linear);
+    op_hold("linear_backward", linear_backward_trial, PRECISION_BF16, TOLERANCE_linear_backward);
+    op_hold("linear_gelu", linear_gelu_trial, PRECISION_BF16, TOLERANCE_linear_gelu);
+    op_hold("linear_residual", linear_residual_trial, PRECISION_BF16, TOLERANCE_linear_residual);
 }
 
-#define OP_TEST(op)                               \
-    Test(conformance, op)                         \
-    {                                             \
-        op_hold(#op, op##_trial, TOLERANCE_##op); \
+#define OP_TEST(op)                                               \
+    Test(conformance, op)                                         \
+    {                                                             \
+        op_hold(#op, op##_trial, PRECISION_FP32, TOLERANCE_##op); \
     }
 BACKEND_OPS(OP_TEST)
