@@ -419,6 +419,18 @@ static enum status check_table(struct store *store, const char *table, struct fa
     return status;
 }
 
+/*
+ * What a process wrote to the log and did not live to sync is read as committed, and must be on the disk before anything
+ * stands on it. A checkpoint syncs the log before it copies; that there is no room for the copy does no harm.
+ */
+static enum status secure_log(struct store *store, struct fault *fault)
+{
+    int code = sqlite3_wal_checkpoint_v2(store->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    if (code == SQLITE_OK) return ST_OK;
+    enum status status = fault_of(store, fault);
+    return status == ST_NO_SPACE && code != SQLITE_IOERR_FSYNC ? ST_OK : status;
+}
+
 static enum status prepare_all(struct store *store, struct fault *fault)
 {
     for (int i = 0; i < STATEMENT_COUNT; i++)
@@ -442,6 +454,7 @@ enum status store_open(const char *path, struct store **opened, struct fault *fa
     if (status == ST_OK) status = migrate(store, fault);
     for (int i = 0; status == ST_OK && schema_vital_tables[i]; i++)
         status = check_table(store, schema_vital_tables[i], fault);
+    if (status == ST_OK) status = secure_log(store, fault);
     if (status == ST_OK) status = prepare_all(store, fault);
     if (status != ST_OK) {
         store_close(store);

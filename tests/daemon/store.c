@@ -559,13 +559,18 @@ static int failing_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, 
     return code;
 }
 
-Test(disk, a_failed_sync_ends_all_writing, .init = make_directory, .fini = remove_directory)
+static void install_failing(void)
 {
     real_vfs = sqlite3_vfs_find(NULL);
     failing_vfs = *real_vfs;
     failing_vfs.zName = "failing";
     failing_vfs.xOpen = failing_open;
     sqlite3_vfs_register(&failing_vfs, 1);
+}
+
+Test(disk, a_failed_sync_ends_all_writing, .init = make_directory, .fini = remove_directory)
+{
+    install_failing();
     struct stage stage;
     begin(&stage, path);
     struct record noted = {.kind = RECORD_NOTED, .run = 1, .noted = {.text = "one line more"}};
@@ -578,6 +583,29 @@ Test(disk, a_failed_sync_ends_all_writing, .init = make_directory, .fini = remov
     cr_assert_not_null(strstr(fault.text, "start performerd anew"));
     cr_assert_eq(events_of(stage.store), before, "reading goes on");
     stage_fini(&stage);
+    sqlite3_vfs_unregister(&failing_vfs);
+}
+
+/* A process may die between writing a commit to the log and syncing it. */
+Test(disk, a_log_that_was_left_is_synced_before_it_counts, .init = make_directory,
+     .fini = remove_directory)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        struct stage stage;
+        begin(&stage, path);
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+    install_failing();
+    sync_fails = true;
+    struct store *store = NULL;
+    struct fault fault;
+    cr_assert_eq(store_open(path, &store, &fault), ST_IO);
+    sync_fails = false;
+    cr_assert_eq(store_open(path, &store, &fault), ST_OK, "%s", fault.text);
+    cr_assert_gt(events_of(store), 0);
+    store_close(store);
     sqlite3_vfs_unregister(&failing_vfs);
 }
 
