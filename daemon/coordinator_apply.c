@@ -237,12 +237,20 @@ static void apply_redrawn(struct coordinator *coordinator, struct run *run,
     for (size_t i = 0; i < run->draw_count; i++) {
         struct draw *known = &run->draws[i];
         if (known->draw != redrawn->draw) continue;
-        if (known->step != redrawn->step || strcmp(known->hash, redrawn->hash) != 0)
+        bool again = known->attempt == record->attempt;
+        if ((again && known->step != redrawn->step) || strcmp(known->hash, redrawn->hash) != 0)
             known->agreed = false;
+        if (again) return;
+        known->step = redrawn->step;
+        known->order = redrawn->order;
+        known->attempt = record->attempt;
         return;
     }
-    struct draw made = {
-        .draw = redrawn->draw, .step = redrawn->step, .order = redrawn->order, .agreed = true};
+    struct draw made = {.draw = redrawn->draw,
+                        .step = redrawn->step,
+                        .order = redrawn->order,
+                        .attempt = record->attempt,
+                        .agreed = true};
     text_copy(made.hash, sizeof made.hash, redrawn->hash);
     insert_draw(run, &made);
 }

@@ -115,11 +115,12 @@ static void hear_redrawn(const struct scene *scene, const Performer__Report *rep
                                                                            .why = why,
                                                                            .hash = hash};
     const struct draw *known = run_draw(scene->run, redrawn->draw);
-    if (!known)
+    bool again = known && known->attempt == report->attempt;
+    if (!known || (!again && strcmp(known->hash, hash) == 0 && known->step != told->step))
         scene_note(scene, NOTE_REDRAWN, told->step,
                    "draw %" PRIu64 " after step %" PRIu64 ", %s, hash %s", redrawn->draw,
                    told->step, why, hash);
-    else if (strcmp(known->hash, hash) != 0 || known->step != told->step)
+    else if (strcmp(known->hash, hash) != 0 || (again && known->step != told->step))
         scene_note(scene, NOTE_REDRAW_DISAGREED, told->step,
                    "rank %" PRIu32 " has draw %" PRIu64 " with hash %s after step %" PRIu64
                    ", first told was %s after step %" PRIu64,

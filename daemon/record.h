@@ -100,7 +100,8 @@ struct record_order_dropped {
     uint64_t order;
 };
 
-/* It agrees where the first word of this draw had the same step and hash. */
+/* It agrees where the first word of this draw had the same hash and, in the same attempt, the same step: one that
+ * resumes may be told of an order before it comes to where the draw was. */
 struct record_redrawn {
     uint32_t rank;
     uint64_t draw, step, order;

@@ -76,9 +76,10 @@ struct order {
 /* Features number `draw`, in use from the step after `step` on, as first heard of. */
 struct draw {
     uint64_t draw, step;
-    uint64_t order; /* 0: by a rule of the job */
+    uint64_t order;   /* 0: by a rule of the job */
+    uint32_t attempt; /* the newest that told it; `step` and `order` are from there */
     char hash[HASH_SIZE];
-    bool agreed; /* nobody has told another hash */
+    bool agreed; /* nobody has told another hash, and nobody of an attempt another step */
 };
 
 struct rank {

@@ -153,4 +153,6 @@ static const char second[] =
     "ALTER TABLE draws ADD COLUMN why TEXT NOT NULL DEFAULT '';"
     "UPDATE draws SET why = iif(order_id = 0, 'planned', 'order ' || order_id);";
 
-const char *const schema_migrations[] = {first, second, NULL};
+static const char third[] = "ALTER TABLE draws ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;";
+
+const char *const schema_migrations[] = {first, second, third, NULL};

@@ -50,9 +50,13 @@
     Q(INSERT_ORDER, "INSERT INTO orders (id, run, kind, state, requested_ms)"                      \
                     " VALUES (?1, ?2, ?3, ?4, ?5)")                                                \
     Q(SETTLE_ORDER, "UPDATE orders SET state = ?2, step = ?3 WHERE id = ?1 AND state = ?4")        \
-    Q(PUT_DRAW, "INSERT INTO draws VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6)"                             \
-                " ON CONFLICT (run, draw) DO UPDATE"                                               \
-                " SET agreed = agreed AND step = excluded.step AND hash = excluded.hash")          \
+    Q(PUT_DRAW, "INSERT INTO draws VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7)"                           \
+                " ON CONFLICT (run, draw) DO UPDATE SET agreed = agreed AND hash = excluded.hash"  \
+                " AND (step = excluded.step OR attempt != excluded.attempt),"                      \
+                " step = iif(attempt = excluded.attempt, step, excluded.step),"                    \
+                " order_id = iif(attempt = excluded.attempt, order_id, excluded.order_id),"        \
+                " why = iif(attempt = excluded.attempt, why, excluded.why),"                       \
+                " attempt = excluded.attempt")                                                     \
     Q(PUT_HASH, "INSERT INTO draw_hashes VALUES (?1, ?2, ?3, ?4)"                                  \
                 " ON CONFLICT (run, draw, rank) DO UPDATE SET hash = ?4")                          \
     Q(CLEAR_BEST, "UPDATE checkpoints SET best = 0 WHERE run = ?1 AND best != 0")                  \
@@ -69,8 +73,8 @@
                       " ORDER BY number DESC LIMIT 1")                                             \
     Q(RANKS, "SELECT rank, sequence, started, host FROM ranks WHERE run = ?1 AND attempt = ?2")    \
     Q(ORDERS, "SELECT id, kind, state, step, requested_ms FROM orders WHERE run = ?1 ORDER BY id") \
-    Q(DRAWS, "SELECT * FROM (SELECT draw, step, order_id, hash, agreed, why FROM draws"            \
-             " WHERE run = ?1 ORDER BY draw DESC LIMIT ?2) ORDER BY draw")                         \
+    Q(DRAWS, "SELECT * FROM (SELECT draw, step, order_id, hash, agreed, why, attempt FROM"         \
+             " draws WHERE run = ?1 ORDER BY draw DESC LIMIT ?2) ORDER BY draw")                   \
     Q(JOB, "SELECT text, resolved FROM jobs WHERE run = ?1")                                       \
     Q(ATTEMPTS, "SELECT number, planned_ms, ended_ms, cause, text, first_rank, host, signal,"      \
                 " exit_code, last_lines, resumed_step FROM attempts WHERE run = ?1"                \
@@ -642,7 +646,7 @@ static enum status store_redrawn(struct store *store, const struct record *recor
     const struct record_redrawn *redrawn = &record->redrawn;
     enum status status = execute(store, SQL_PUT_DRAW, fault, count(record->run),
                                  count(redrawn->draw), count(redrawn->step), count(redrawn->order),
-                                 text(redrawn->hash), text(redrawn->why));
+                                 text(redrawn->hash), text(redrawn->why), count(record->attempt));
     if (status != ST_OK) return status;
     return execute(store, SQL_PUT_HASH, fault, count(record->run), count(redrawn->draw),
                    count(redrawn->rank), text(redrawn->hash));
@@ -841,7 +845,8 @@ static enum status load_draws(struct store *store, struct run *run, struct fault
         struct draw draw = {.draw = column_count(row, 0),
                             .step = column_count(row, 1),
                             .order = column_count(row, 2),
-                            .agreed = sqlite3_column_int(row, 4) != 0};
+                            .agreed = sqlite3_column_int(row, 4) != 0,
+                            .attempt = column_u32(row, 6)};
         text_copy(draw.hash, sizeof draw.hash, column_text(row, 3));
         run->draws = memory_grow(run->draws, (run->draw_count + 1) * sizeof draw);
         run->draws[run->draw_count++] = draw;

@@ -790,6 +790,30 @@ Test(redraw, the_history_says_why)
     stage_fini(&stage);
 }
 
+/* An attempt that resumes before a planned draw may be given an order on the way: its draws have other steps. */
+Test(redraw, an_attempt_that_resumes_may_come_to_a_draw_earlier)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    tell_redrawn(&stage, 0, 1, 7, "aaaa");
+    tell_redrawn(&stage, 0, 2, 14, "bbbb");
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "wait 1000");
+    tell_redrawn(&stage, 0, 2, 9, "bbbb");
+    cr_assert_not(stage_noted(&stage, NOTE_REDRAW_DISAGREED));
+    cr_assert(stage_noted(&stage, NOTE_REDRAWN), "it came to be at another step");
+    stage_act(&stage, "restart");
+    cr_assert_eq(stage_run(&stage)->draws[1].step, 9);
+    cr_assert(stage_run(&stage)->draws[1].agreed);
+    tell_redrawn(&stage, 1, 2, 9, "bbbb");
+    cr_assert_not(stage_noted(&stage, NOTE_REDRAWN));
+    tell_redrawn(&stage, 1, 2, 14, "bbbb");
+    cr_assert(stage_noted(&stage, NOTE_REDRAW_DISAGREED), "ranks of one attempt must agree");
+    stage_act(&stage, "restart");
+    cr_assert_not(stage_run(&stage)->draws[1].agreed);
+    stage_fini(&stage);
+}
+
 Test(redraw, only_the_newest_are_held)
 {
     struct stage stage;
