@@ -50,7 +50,7 @@
     Q(INSERT_ORDER, "INSERT INTO orders (id, run, kind, state, requested_ms)"                      \
                     " VALUES (?1, ?2, ?3, ?4, ?5)")                                                \
     Q(SETTLE_ORDER, "UPDATE orders SET state = ?2, step = ?3 WHERE id = ?1 AND state = ?4")        \
-    Q(PUT_DRAW, "INSERT INTO draws VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7)"                           \
+    Q(PUT_DRAW, "INSERT INTO draws VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7)"                         \
                 " ON CONFLICT (run, draw) DO UPDATE SET agreed = agreed AND hash = excluded.hash"  \
                 " AND (step = excluded.step OR attempt != excluded.attempt),"                      \
                 " step = iif(attempt = excluded.attempt, step, excluded.step),"                    \

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/daemon/difference.h"
 #include "tests/daemon/stage.h"
 
 /* xorshift64*: the same histories everywhere */

@@ -45,7 +45,4 @@ size_t stage_effects(const struct stage *stage, enum effect_kind kind);
 /* True where the newest decision has that note. */
 bool stage_noted(const struct stage *stage, enum note note);
 
-/* NULL where both know the same but for what is live, else what differs. */
-const char *coordinators_differ(const struct coordinator *a, const struct coordinator *b);
-
 #endif

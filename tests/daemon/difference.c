@@ -1,0 +1,80 @@
+#include "tests/daemon/difference.h"
+
+#include <string.h>
+
+#define DIFFER(condition, words)     \
+    do {                             \
+        if (condition) return words; \
+    } while (0)
+
+static const char *attempts_differ(const struct run *a, const struct run *b)
+{
+    const struct attempt *x = &a->attempt, *y = &b->attempt;
+    DIFFER(x->number != y->number, "attempt number");
+    DIFFER(strcmp(x->nonce, y->nonce) != 0, "nonce");
+    DIFFER(x->ended != y->ended || x->cause != y->cause, "end of attempt");
+    DIFFER(x->started != y->started || x->resumed_step != y->resumed_step, "start of attempt");
+    DIFFER(x->crash != y->crash, "crash");
+    DIFFER(x->pid != y->pid || x->pid_start_time != y->pid_start_time, "pid");
+    DIFFER(x->planned_ms != y->planned_ms, "time of plan");
+    DIFFER(!x->ranks != !y->ranks, "ranks");
+    for (uint32_t r = 0; x->ranks && r < a->facts.ranks; r++) {
+        DIFFER(x->ranks[r].sequence != y->ranks[r].sequence, "sequence");
+        DIFFER(x->ranks[r].started != y->ranks[r].started, "start of rank");
+    }
+    return NULL;
+}
+
+static const char *orders_differ(const struct run *a, const struct run *b)
+{
+    DIFFER(a->order_count != b->order_count, "number of orders");
+    for (size_t i = 0; i < a->order_count; i++) {
+        const struct order *x = &a->orders[i], *y = &b->orders[i];
+        DIFFER(x->id != y->id || x->kind != y->kind, "order");
+        DIFFER(x->state != y->state || x->step != y->step, "state of order");
+        DIFFER(x->requested_ms != y->requested_ms, "time of order");
+    }
+    DIFFER(a->draw_count != b->draw_count, "number of draws");
+    for (size_t i = 0; i < a->draw_count; i++) {
+        const struct draw *x = &a->draws[i], *y = &b->draws[i];
+        DIFFER(x->attempt != y->attempt, "attempt of draw");
+        DIFFER(x->draw != y->draw || x->step != y->step || x->order != y->order, "draw");
+        DIFFER(strcmp(x->hash, y->hash) != 0 || x->agreed != y->agreed, "hash of draw");
+    }
+    return NULL;
+}
+
+static const char *runs_differ(const struct run *a, const struct run *b)
+{
+    DIFFER(a->number != b->number || strcmp(a->id, b->id) != 0, "id");
+    DIFFER(strcmp(a->key, b->key) != 0, "key");
+    DIFFER(strcmp(a->facts.name, b->facts.name) != 0, "name");
+    DIFFER(a->facts.ranks != b->facts.ranks || a->facts.steps != b->facts.steps, "size");
+    DIFFER(a->facts.restart_max != b->facts.restart_max, "budget");
+    DIFFER(a->facts.redraw_every != b->facts.redraw_every, "redraw");
+    DIFFER(a->facts.checkpoint_every != b->facts.checkpoint_every, "checkpoint");
+    DIFFER(a->facts.redraw_threshold != b->facts.redraw_threshold, "threshold");
+    DIFFER(a->facts.features != b->facts.features, "features");
+    DIFFER(a->facts.validates != b->facts.validates, "validation");
+    DIFFER(a->state != b->state, "state");
+    DIFFER(strcmp(a->reason, b->reason) != 0, "reason");
+    DIFFER(a->stop != b->stop, "stop");
+    DIFFER(a->step != b->step, "step");
+    DIFFER(a->submitted_ms != b->submitted_ms, "time of submit");
+    DIFFER(a->started_ms != b->started_ms, "time of start");
+    DIFFER(a->ended_ms != b->ended_ms, "time of end");
+    DIFFER(a->crashes != b->crashes, "crashes");
+    const char *words = attempts_differ(a, b);
+    return words ? words : orders_differ(a, b);
+}
+
+const char *coordinators_differ(const struct coordinator *a, const struct coordinator *b)
+{
+    DIFFER(a->run_count != b->run_count, "number of runs");
+    DIFFER(a->order_next != b->order_next, "next order");
+    for (size_t i = 0; i < a->run_count; i++) {
+        const char *words = runs_differ(a->runs[i], b->runs[i]);
+        DIFFER(words, words);
+    }
+    return NULL;
+}

@@ -1,0 +1,83 @@
+#include "tests/sim/jobs.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/memory.h"
+
+static const struct {
+    int ranks, steps, restarts, redraw, checkpoint; /* redraw 0: never, -1: by the error */
+    const char *attention;
+} shapes[] = {
+    {1, 6, 0, 0, 100, "favor"},  {1, 16, 2, 4, 3, "favor"},  {2, 12, 1, 0, 4, "favor"},
+    {2, 24, 3, 5, 5, "favor"},   {3, 18, 2, 3, 2, "favor"},  {3, 9, 0, 4, 3, "favor"},
+    {1, 20, 3, 0, 6, "softmax"}, {2, 8, 1, 2, 100, "favor"}, {2, 18, 3, -1, 4, "favor"},
+};
+
+enum { JOB_COUNT = sizeof shapes / sizeof shapes[0] };
+
+static struct job jobs[JOB_COUNT];
+
+static const char *redraw_rule(int redraw, char *text, size_t size)
+{
+    if (redraw < 0) return "policy = \"adaptive\"\nthreshold = 0.5";
+    if (redraw == 0) return "policy = \"never\"";
+    snprintf(text, size, "every = %d", redraw);
+    return text;
+}
+
+static char *job_text(size_t index)
+{
+    char rule[32], *text = memory_zeroed(1, 1024);
+    bool evaluates = shapes[index].redraw < 0;
+    snprintf(text, 1024,
+             "[job]\nname = \"job-%zu\"\n[resources]\nranks = %d\n[data]\nformat = \"text\"\n"
+             "train = \"/etc/hostname\"\nlength = 16\n%s[model]\nlayers = 1\nheads = 1\n"
+             "width = 8\nmlp = 8\n[attention]\nkind = \"%s\"\n[train]\nsteps = %d\nbatch = 12\n"
+             "micro_batch = 1\n[redraw]\n%s\n[checkpoint]\nevery = %d\n[restart]\nmax = %d\n%s",
+             index, shapes[index].ranks, evaluates ? "valid_fraction = 0.1\n" : "",
+             shapes[index].attention, shapes[index].steps,
+             redraw_rule(shapes[index].redraw, rule, sizeof rule), shapes[index].checkpoint,
+             shapes[index].restarts, evaluates ? "[evaluate]\nevery = 3\n" : "");
+    return text;
+}
+
+void jobs_make(void)
+{
+    for (size_t i = 0; i < JOB_COUNT; i++) {
+        struct diagnostics diagnostics = {0};
+        jobs[i].resolved = job_text(i);
+        if (jobspec_parse(jobs[i].resolved, strlen(jobs[i].resolved), "/job.toml", NULL, 0,
+                          &diagnostics, &jobs[i].spec) != ST_OK) {
+            diagnostics_print(&diagnostics, stderr, false);
+            exit(EXIT_FAILURE);
+        }
+        diagnostics_free(&diagnostics);
+    }
+}
+
+void jobs_free(void)
+{
+    for (size_t i = 0; i < JOB_COUNT; i++) {
+        jobspec_free(&jobs[i].spec);
+        free(jobs[i].resolved);
+    }
+}
+
+size_t jobs_count(void)
+{
+    return JOB_COUNT;
+}
+
+const struct job *jobs_get(size_t index)
+{
+    return &jobs[index];
+}
+
+const struct job *jobs_find(const char *name)
+{
+    for (size_t i = 0; i < JOB_COUNT; i++)
+        if (strcmp(jobs[i].spec.job.name, name) == 0) return &jobs[i];
+    return NULL;
+}

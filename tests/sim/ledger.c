@@ -1,0 +1,568 @@
+#include "tests/sim/ledger.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/memory.h"
+#include "tests/daemon/difference.h"
+#include "tests/sim/gang.h"
+#include "tests/sim/host.h"
+#include "tests/sim/product.h"
+#include "tests/sim/world.h"
+
+enum { RUNS_MAX = 16, ORDERS_MAX = 256 };
+
+struct run_entry {
+    bool there;
+    char key[RUN_KEY_MAX + 1];
+    struct run_facts facts;
+    enum run_state state;
+    enum stop stop;    /* that was answered */
+    uint32_t crashes;  /* attempts that must have been counted */
+    uint32_t attempt;  /* planned last, 0: none */
+    bool ended;        /* that one */
+    uint64_t due_ms;   /* of the world: no attempt begins earlier */
+    uint32_t launched; /* newest attempt that was launched */
+    bool words_lost;
+    uint32_t
+        loss[JOBS_STEPS_MAX + 1]; /* attempt whose row of that step was acknowledged, 0: none */
+};
+
+struct order_entry {
+    uint64_t run; /* 0: there is no such order */
+    Performer__Order__Kind kind;
+    enum order_state state;
+    uint64_t step;
+};
+
+static struct {
+    struct run_entry runs[RUNS_MAX + 1];       /* by number */
+    struct order_entry orders[ORDERS_MAX + 1]; /* by id */
+    /* the decision under way */
+    const struct event *event;
+    const struct record *committed; /* the records that were committed last */
+    bool commit_unsure;             /* the daemon died of the newest commit, or its sync failed */
+    /* what the daemon before knew */
+    struct coordinator before;
+    bool before_known;
+} ledger;
+
+void ledger_begin(void)
+{
+    memset(&ledger, 0, sizeof ledger);
+}
+
+static void forget_before(void)
+{
+    if (ledger.before_known) coordinator_fini(&ledger.before);
+    ledger.before_known = false;
+}
+
+void ledger_end(void)
+{
+    forget_before();
+}
+
+static struct run_entry *run_entry(uint64_t number)
+{
+    if (number == 0 || number > RUNS_MAX)
+        world_violation("run %" PRIu64 " is beyond all bounds", number);
+    return &ledger.runs[number];
+}
+
+static struct order_entry *order_entry(uint64_t id)
+{
+    if (id == 0 || id > ORDERS_MAX) world_violation("order %" PRIu64 " is beyond all bounds", id);
+    return &ledger.orders[id];
+}
+
+static uint64_t run_number(const char *id)
+{
+    return id[0] == 'r' ? strtoull(id + 1, NULL, 10) : 0;
+}
+
+/* ---- what is decided ---- */
+
+static void see_submitted(uint64_t number, const char *key, const struct run_facts *facts)
+{
+    struct run_entry *run = run_entry(number);
+    if (run->there) world_violation("run %" PRIu64 " is submitted again", number);
+    for (uint64_t other = 1; key[0] != '\0' && other <= RUNS_MAX; other++)
+        if (ledger.runs[other].there && strcmp(ledger.runs[other].key, key) == 0)
+            world_violation("one key has two runs, r%" PRIu64 " and r%" PRIu64, other, number);
+    run->there = true;
+    run->facts = *facts;
+    run->state = RUN_QUEUED;
+    text_copy(run->key, sizeof run->key, key);
+}
+
+static void see_state(uint64_t number, enum run_state to)
+{
+    struct run_entry *run = run_entry(number);
+    if (!run_move_allowed(run->state, to))
+        world_violation("r%" PRIu64 " moves from %s to %s", number, run_state_name(run->state),
+                        run_state_name(to));
+    run->state = to;
+}
+
+static void see_planned(uint64_t number, uint32_t attempt)
+{
+    struct run_entry *run = run_entry(number);
+    if (attempt != run->attempt + 1 || (run->attempt > 0 && !run->ended))
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins beside attempt %" PRIu32, number,
+                        attempt, run->attempt);
+    if (run->crashes > run->facts.restart_max)
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins after %" PRIu32
+                        " crashes, %" PRIu32 " restarts are allowed",
+                        number, attempt, run->crashes, run->facts.restart_max);
+    if (world.now_ms < run->due_ms)
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins %" PRIu64 " ms too early", number,
+                        attempt, run->due_ms - world.now_ms);
+    run->attempt = attempt;
+    run->ended = false;
+}
+
+/* Whether the end that the event tells takes from the budget: the rule once more, from the event alone. */
+static bool end_counts(const struct record_attempt_ended *ended)
+{
+    switch (ledger.event->kind) {
+    case EVENT_LAUNCH_FAILED:
+        return ledger.event->launch_failed.status != ST_NO_SPACE && ended->cause != CAUSE_KILLED;
+    case EVENT_ATTEMPT_ENDED:
+        return attempt_cause_restarts(ended->cause);
+    default:
+        return false;
+    }
+}
+
+static uint64_t back_off_of(uint32_t crashes)
+{
+    uint64_t wait_ms = 1000;
+    for (uint32_t i = 1; i < crashes; i++) wait_ms *= 2;
+    return crashes == 0 ? 0 : wait_ms < 60000 ? wait_ms : 60000;
+}
+
+static void see_ended(uint64_t number, const struct record *record)
+{
+    struct run_entry *run = run_entry(number);
+    if (record->attempt != run->attempt || run->ended)
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " ends twice", number, record->attempt);
+    run->ended = true;
+    bool counts = end_counts(&record->attempt_ended);
+    if (counts) run->crashes++;
+    bool spared = !counts && record->attempt_ended.cause == CAUSE_LAUNCH_FAILED;
+    run->due_ms = world.now_ms + (spared ? 60000 : back_off_of(run->crashes));
+}
+
+static void see_order(uint64_t id, enum order_state to, uint64_t step)
+{
+    struct order_entry *order = order_entry(id);
+    if (order->run == 0 || order->state != ORDER_PENDING)
+        world_violation("order %" PRIu64 " is %s, and was %s", id, order_state_name(to),
+                        order->run == 0 ? "never given" : order_state_name(order->state));
+    order->state = to;
+    order->step = step;
+}
+
+static void see_record(const struct record *record)
+{
+    switch (record->kind) {
+    case RECORD_RUN_SUBMITTED:
+        see_submitted(record->run, record->run_submitted.key, record->run_submitted.facts);
+        break;
+    case RECORD_RUN_MOVED:
+        see_state(record->run, record->run_moved.to);
+        break;
+    case RECORD_ATTEMPT_PLANNED:
+        see_planned(record->run, record->attempt);
+        break;
+    case RECORD_ATTEMPT_ENDED:
+        see_ended(record->run, record);
+        break;
+    case RECORD_ORDER_REQUESTED:
+        *order_entry(record->order_requested.order) = (struct order_entry){
+            .run = record->run, .kind = record->order_requested.kind, .state = ORDER_PENDING};
+        break;
+    case RECORD_ORDER_APPLIED:
+        see_order(record->order_applied.order, ORDER_APPLIED, record->order_applied.step);
+        break;
+    case RECORD_ORDER_DROPPED:
+        see_order(record->order_dropped.order, ORDER_DROPPED, 0);
+        break;
+    case RECORD_NOTED:
+        if (record->noted.note == NOTE_ORDER_DISAGREED ||
+            record->noted.note == NOTE_REDRAW_DISAGREED)
+            world_violation("r%" PRIu64 ": %s: %s", record->run, note_name(record->noted.note),
+                            record->noted.text);
+        break;
+    default:
+        break;
+    }
+}
+
+static void compare_run(const struct run *known)
+{
+    const struct run_entry *run = run_entry(known->number);
+    if (known->state != run->state)
+        world_violation("%s is %s, and was %s", known->id, run_state_name(known->state),
+                        run_state_name(run->state));
+    if (known->crashes != run->crashes)
+        world_violation("%s: %" PRIu32 " crashes are counted, there were %" PRIu32, known->id,
+                        known->crashes, run->crashes);
+    if (known->attempt.number != run->attempt ||
+        (run->attempt > 0 && known->attempt.ended != run->ended))
+        world_violation("%s has attempt %" PRIu32 ", and had %" PRIu32, known->id,
+                        known->attempt.number, run->attempt);
+    if (known->stop < run->stop) world_violation("%s forgets that it is to end", known->id);
+}
+
+static bool any_durable(const struct record *records, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (record_is_durable(records[i].kind)) return true;
+    return false;
+}
+
+/* ---- in front of the product's functions ---- */
+
+void __wrap_coordinator_decide(const struct coordinator *coordinator, const struct event *event,
+                               struct decision *decision);
+enum status __wrap_store_commit(struct store *store, const char *decision,
+                                const struct record *records, size_t count, struct fault *fault);
+void __wrap_coordinator_apply(struct coordinator *coordinator, const struct record *records,
+                              size_t count, uint64_t now_ms);
+
+void __wrap_coordinator_decide(const struct coordinator *coordinator, const struct event *event,
+                               struct decision *decision)
+{
+    ledger.event = event;
+    ledger.committed = NULL;
+    product_decide(coordinator, event, decision);
+}
+
+enum status __wrap_store_commit(struct store *store, const char *decision,
+                                const struct record *records, size_t count, struct fault *fault)
+{
+    bool dead = world.dead;
+    enum status status = product_commit(store, decision, records, count, fault);
+    if (status == ST_OK) ledger.committed = records;
+    if (world.dead != dead || world.sync_failed) ledger.commit_unsure = true;
+    return status;
+}
+
+void __wrap_coordinator_apply(struct coordinator *coordinator, const struct record *records,
+                              size_t count, uint64_t now_ms)
+{
+    if (any_durable(records, count) && ledger.committed != records)
+        world_violation("a decision is applied that is not committed");
+    for (size_t i = 0; i < count; i++) see_record(&records[i]);
+    product_apply(coordinator, records, count, now_ms);
+    for (size_t i = 0; i < coordinator->run_count; i++) compare_run(coordinator->runs[i]);
+    const char *flaw = coordinator_check(coordinator);
+    if (flaw) world_violation("%s", flaw);
+}
+
+/* ---- what is answered ---- */
+
+static void answered_submit(const struct request *request, const struct reply *reply)
+{
+    const struct run_entry *run = run_entry(run_number(reply->run));
+    if (!run->there || strcmp(run->key, request->key) != 0)
+        world_violation("the submit %s was answered %s, which is another's", request->key,
+                        reply->run);
+}
+
+static void answered_act(const struct request *request, const struct reply *reply)
+{
+    uint64_t number = run_number(reply->run);
+    struct run_entry *run = run_entry(number);
+    if (!run->there) world_violation("an act was answered with %s, which is none", reply->run);
+    bool final = run_state_is_final(run->state);
+    if (request->action == PERFORMER__ACTION__ACTION_KILL && !final) run->stop = STOP_KILL;
+    if (request->action == PERFORMER__ACTION__ACTION_CANCEL && !final && run->stop == STOP_NONE)
+        run->stop = STOP_CANCEL;
+    if (reply->order != 0 && order_entry(reply->order)->run != number)
+        world_violation("order %" PRIu64 " was answered, and %s has none such", reply->order,
+                        reply->run);
+    bool wants = request->action == PERFORMER__ACTION__ACTION_REDRAW ||
+                 request->action == PERFORMER__ACTION__ACTION_EVALUATE ||
+                 request->action == PERFORMER__ACTION__ACTION_CHECKPOINT;
+    if (wants && reply->order == 0) world_violation("an order was answered without its number");
+}
+
+static void compare_orders(uint64_t number, const struct reply *reply)
+{
+    int pending = 0;
+    for (uint64_t id = 1; id <= ORDERS_MAX; id++)
+        pending += ledger.orders[id].run == number && ledger.orders[id].state == ORDER_PENDING;
+    for (int i = 0; i < reply->order_count; i++) {
+        const struct order_entry *order = order_entry(reply->orders[i].id);
+        if (order->run != number || order->state != ORDER_PENDING)
+            world_violation("order %" PRIu64 " is handed out, and is not pending",
+                            reply->orders[i].id);
+    }
+    if (reply->order_count != pending)
+        world_violation("%d orders of r%" PRIu64 " are pending, and an answer carries %d", pending,
+                        number, reply->order_count);
+}
+
+static void note_taken(struct run_entry *run, const Performer__Report *report)
+{
+    for (size_t i = 0; i < report->n_metrics; i++)
+        if (run->loss[report->metrics[i]->step] < report->attempt)
+            run->loss[report->metrics[i]->step] = report->attempt;
+    for (size_t i = 0; i < report->n_notices; i++) {
+        const Performer__Notice *notice = report->notices[i];
+        if (notice->what_case != PERFORMER__NOTICE__WHAT_ORDER_APPLIED) continue;
+        const struct order_entry *order = order_entry(notice->order_applied->order);
+        if (order->state == ORDER_PENDING)
+            world_violation("that order %" PRIu64 " was applied was told, and is not known",
+                            notice->order_applied->order);
+    }
+}
+
+static void answered_report(const Performer__Report *report, const struct reply *reply)
+{
+    uint64_t number = run_number(report->run);
+    struct run_entry *run = run_entry(number);
+    bool in_force = report->attempt == run->attempt && !run->ended;
+    if (reply->fenced == in_force)
+        world_violation("attempt %" PRIu32 " of %s is %s", report->attempt, report->run,
+                        in_force ? "in force and fenced" : "over and not fenced");
+    if (reply->fenced) return;
+    compare_orders(number, reply);
+    note_taken(run, report);
+}
+
+void ledger_answered(const struct request *request, const Performer__Report *report,
+                     const struct reply *reply)
+{
+    if (reply->status != ST_OK) return;
+    if (request->kind == REQUEST_SUBMIT) answered_submit(request, reply);
+    if (request->kind == REQUEST_ACT) answered_act(request, reply);
+    if (request->kind == REQUEST_REPORT) answered_report(report, reply);
+}
+
+/* ---- what is done in the world ---- */
+
+static const struct run *run_known(uint64_t number)
+{
+    const struct run *run = coordinator_run(&host.coordinator, number);
+    if (!run) world_violation("an effect on r%" PRIu64 ", which is none", number);
+    return run;
+}
+
+void ledger_launched(uint64_t number, uint32_t attempt, const char *nonce)
+{
+    struct run_entry *entry = run_entry(number);
+    const struct run *run = run_known(number);
+    if (attempt != run->attempt.number || run->attempt.ended ||
+        strcmp(run->attempt.nonce, nonce) != 0)
+        world_violation("%s: attempt %" PRIu32 " is launched and not in force", run->id, attempt);
+    if (entry->launched >= attempt)
+        world_violation("%s: attempt %" PRIu32 " is launched twice", run->id, attempt);
+    entry->launched = attempt;
+}
+
+void ledger_trains(uint64_t run, uint32_t attempt)
+{
+    if (gang_trains_now(run, attempt))
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " trains beside an earlier one", run,
+                        attempt);
+}
+
+void ledger_saved(uint64_t run, uint32_t attempt)
+{
+    if (run_entry(run)->launched > attempt)
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " saves beside a newer one", run, attempt);
+}
+
+void ledger_words_lost(uint64_t run)
+{
+    run_entry(run)->words_lost = true;
+}
+
+/* ---- a new daemon ---- */
+
+void ledger_buried(struct coordinator *coordinator)
+{
+    forget_before();
+    ledger.before = *coordinator;
+    ledger.before_known = true;
+    coordinator_init(coordinator, coordinator->ranks_max);
+}
+
+/* A commit whose outcome the daemon did not learn may have become one decision more. */
+static void reconcile_run(const struct run *known)
+{
+    struct run_entry *run = run_entry(known->number);
+    if (!run->there) see_submitted(known->number, known->key, &known->facts);
+    if (known->state != run->state) see_state(known->number, known->state);
+    if (known->crashes > run->crashes + 1)
+        world_violation("%s: a crash is counted twice", known->id);
+    run->crashes = known->crashes > run->crashes ? known->crashes : run->crashes;
+    if (known->attempt.number == run->attempt + 1) {
+        run->attempt = known->attempt.number;
+        run->ended = false;
+    }
+    if (known->attempt.ended) run->ended = true;
+    for (size_t i = 0; i < known->order_count; i++) {
+        struct order_entry *order = order_entry(known->orders[i].id);
+        if (order->run != 0 && order->state != ORDER_PENDING) continue;
+        *order = (struct order_entry){known->number, known->orders[i].kind, known->orders[i].state,
+                                      known->orders[i].step};
+    }
+}
+
+static bool check_row(void *context, const struct metric_row *row)
+{
+    const uint64_t *number = context;
+    struct run_entry *run = run_entry(*number);
+    if (row->value != gang_loss(*number, row->attempt, row->step))
+        world_violation("r%" PRIu64 ": the loss of step %" PRIu64 " is another's", *number,
+                        row->step);
+    if (run->loss[row->step] > row->attempt)
+        world_violation("r%" PRIu64 ": the loss of step %" PRIu64 " is an older attempt's", *number,
+                        row->step);
+    run->loss[row->step] |= UINT32_C(1) << 31; /* seen */
+    return true;
+}
+
+static void check_metrics(uint64_t number, struct store *store)
+{
+    struct run_entry *run = run_entry(number);
+    struct fault fault;
+    uint64_t next;
+    const struct metric_query query = {
+        .run = number, .name = "loss", .to_step = JOBS_STEPS_MAX, .limit = JOBS_STEPS_MAX + 1};
+    if (store_metrics(store, &query, check_row, &number, &next, &fault) != ST_OK)
+        world_violation("metrics cannot be read: %s", fault.text);
+    for (size_t step = 0; step <= JOBS_STEPS_MAX; step++) {
+        bool seen = run->loss[step] >> 31;
+        run->loss[step] &= ~(UINT32_C(1) << 31);
+        if (run->loss[step] > 0 && !seen)
+            world_violation("r%" PRIu64 ": the loss of step %zu was acknowledged and is lost",
+                            number, step);
+    }
+}
+
+static void check_orders(const struct coordinator *coordinator)
+{
+    for (uint64_t id = 1; id <= ORDERS_MAX; id++) {
+        const struct order_entry *entry = &ledger.orders[id];
+        if (entry->run == 0) continue;
+        const struct run *run = coordinator_run(coordinator, entry->run);
+        const struct order *order = run ? run_order(run, id) : NULL;
+        if (!order || order->state != entry->state || order->step != entry->step)
+            world_violation("order %" PRIu64 " was %s, and is %s", id,
+                            order_state_name(entry->state),
+                            order ? order_state_name(order->state) : "lost");
+    }
+}
+
+static void check_store(const struct coordinator *coordinator, struct store *store)
+{
+    for (uint64_t number = 1; number <= RUNS_MAX; number++) {
+        if (!ledger.runs[number].there) continue;
+        const struct run *run = coordinator_run(coordinator, number);
+        if (!run) world_violation("r%" PRIu64 " was acknowledged and is lost", number);
+        compare_run(run);
+        check_metrics(number, store);
+    }
+    check_orders(coordinator);
+}
+
+void ledger_restarted(const struct coordinator *coordinator, struct store *store)
+{
+    if (ledger.commit_unsure) {
+        for (size_t i = 0; i < coordinator->run_count; i++) reconcile_run(coordinator->runs[i]);
+    } else if (ledger.before_known) {
+        const char *words = coordinators_differ(&ledger.before, coordinator);
+        if (words) world_violation("a new daemon knows another %s than the one before", words);
+    }
+    forget_before();
+    ledger.commit_unsure = false;
+    check_store(coordinator, store);
+}
+
+/* Signals are for who was to be killed, and for attempts that a newer one replaces. */
+void ledger_signalled(const char *attempt_directory, int signal)
+{
+    uint32_t attempt = (uint32_t)strtoul(strrchr(attempt_directory, '-') + 1, NULL, 10);
+    const char *name = strstr(attempt_directory, "runs/r");
+    const struct run *run = run_known(strtoull(name + strlen("runs/r"), NULL, 10));
+    if (signal != SIGKILL || (run->stop != STOP_KILL && attempt >= run->attempt.number))
+        world_violation("%s: attempt %" PRIu32 " gets signal %d, and nobody wanted that", run->id,
+                        attempt, signal);
+}
+
+/* ---- the end ---- */
+
+const struct job *ledger_job(uint64_t run)
+{
+    return jobs_find(run_entry(run)->facts.name);
+}
+
+size_t ledger_run_count(void)
+{
+    size_t count = 0;
+    while (count < RUNS_MAX && ledger.runs[count + 1].there) count++;
+    return count;
+}
+
+uint64_t ledger_any_run(void)
+{
+    uint64_t run = chance_between(&world.chance, 1, ledger_run_count());
+    for (int tries = 0; tries < 3 && run_state_is_final(ledger.runs[run].state); tries++)
+        run = chance_between(&world.chance, 1, ledger_run_count());
+    return run;
+}
+
+bool ledger_all_final(void)
+{
+    for (size_t number = 1; number <= ledger_run_count(); number++)
+        if (!run_state_is_final(ledger.runs[number].state)) return false;
+    return true;
+}
+
+/* The redraws that the weights of a run have met are those that were told. */
+static void check_weights(uint64_t number)
+{
+    const struct run_entry *run = &ledger.runs[number];
+    const struct checkpoint_state *state = gang_newest_state(number);
+    if (!state || state->step != run->facts.steps)
+        world_violation("r%" PRIu64 " has succeeded without its last checkpoint", number);
+    size_t met = 0, told = 0;
+    for (size_t i = 0; i < state->applied_count; i++) {
+        const struct applied_order *applied = &state->applied[i];
+        for (size_t k = 0; k < i; k++)
+            if (state->applied[k].id == applied->id)
+                world_violation("r%" PRIu64 ": order %" PRIu64 " was applied twice", number,
+                                applied->id);
+        const struct order_entry *order = order_entry(applied->id);
+        if (order->state == ORDER_APPLIED && order->step == applied->step)
+            met++;
+        else if (!run->words_lost)
+            world_violation("r%" PRIu64 ": order %" PRIu64 " was applied after step %" PRIu64
+                            ", and is %s after step %" PRIu64,
+                            number, applied->id, applied->step, order_state_name(order->state),
+                            order->step);
+    }
+    for (uint64_t id = 1; id <= ORDERS_MAX; id++)
+        told += ledger.orders[id].run == number && ledger.orders[id].state == ORDER_APPLIED &&
+                ledger.orders[id].kind == PERFORMER__ORDER__KIND__REDRAW;
+    if (met != told)
+        world_violation("r%" PRIu64 ": %zu redraws were told, the weights have met %zu", number,
+                        told, met);
+}
+
+void ledger_close(struct store *store)
+{
+    check_store(&host.coordinator, store);
+    for (uint64_t number = 1; number <= RUNS_MAX; number++)
+        if (ledger.runs[number].there && ledger.runs[number].state == RUN_SUCCEEDED)
+            check_weights(number);
+}

@@ -1,0 +1,61 @@
+#ifndef TESTS_SIM_LEDGER_H
+#define TESTS_SIM_LEDGER_H
+
+/*
+ * What was promised and what was done, written down beside the daemon, and held against it. Decisions are seen where
+ * the driver decides, commits and applies them; answers where they leave; launches, signals and checkpoints where they
+ * happen. What must hold:
+ *
+ *   1. nothing is applied that was not committed as it stands, and no effect comes before
+ *   2. what was answered is there: runs, wishes for an end, orders, metrics; the same key, the same run
+ *   3. a daemon that starts knows what the one before knew
+ *   4. a run's state moves as lifecycle.def allows, and a final one stays
+ *   5. an attempt is launched once, and no two of a run train at a time
+ *   6. crashes are counted once, spared ones not at all; none begins beyond the budget or before its back-off
+ *   7. an order is applied at one step; every answered report carries all that are pending; the weights of a run that
+ *      succeeded have met each redraw that was told, once, at the step that was told
+ *   8. an attempt that is not in force is fenced, and saves nothing once a newer one was launched
+ *   9. once nothing goes wrong any more, every run ends
+ *
+ * besides what coordinator_check says after every decision.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tests/sim/network.h"
+
+struct coordinator;
+struct store;
+
+void ledger_begin(void);
+void ledger_end(void);
+
+/* An answer leaves the daemon; `report` where the request was one. */
+void ledger_answered(const struct request *request, const Performer__Report *report,
+                     const struct reply *reply);
+
+/* A daemon is gone, and takes no more out of its memory, which the ledger takes over; another has loaded. */
+void ledger_buried(struct coordinator *coordinator);
+void ledger_restarted(const struct coordinator *coordinator, struct store *store);
+
+void ledger_launched(uint64_t run, uint32_t attempt, const char *nonce);
+void ledger_trains(uint64_t run, uint32_t attempt);
+void ledger_saved(uint64_t run, uint32_t attempt);
+void ledger_signalled(const char *attempt_directory, int signal);
+/* A rank ended, and of what it had to tell no file took it, or a power cut it off. */
+void ledger_words_lost(uint64_t run);
+
+/* Every run that there is has ended. */
+bool ledger_all_final(void);
+/* What must hold at the end of all. */
+void ledger_close(struct store *store);
+
+/* What the run trains. */
+const struct job *ledger_job(uint64_t run);
+
+/* Runs that there are, and one of them, rather one that has not ended. */
+size_t ledger_run_count(void);
+uint64_t ledger_any_run(void);
+
+#endif
