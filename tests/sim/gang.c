@@ -746,7 +746,7 @@ static void gang_signal(struct attempt_launcher *launcher, const char *directory
     if (gang && gang_is_alive(gang) && signal == SIGKILL) gang_killed(gang);
 }
 
-/* As much as the order of events needs: a slow machine, a full one, one where it cannot be run at all. */
+/* It cannot be run: no such program, no process, no space. */
 static enum status start_fault(struct fault *fault)
 {
     static const enum status statuses[] = {ST_NOT_FOUND, ST_SYSTEM, ST_NO_SPACE};

@@ -128,7 +128,7 @@ static void storm_blows(void *what, uint64_t stamp)
     if (world_strikes(weather->sync_fails)) world.sync_fails = true;
     if (world_strikes(weather->clock_jumps)) jump_clock();
     if (world_strikes(weather->daemon_dies)) end_daemon();
-    if (!host.log_in_doubt && world_strikes(weather->power_fails))
+    if (!world.disk_lies && world_strikes(weather->power_fails))
         host_lose_power(chance_between(&world.chance, 50, AWAY_MS_MAX));
     if (world_strikes(weather->act)) people_strike_act();
     world_in(chance_between(&world.chance, 500, 1500), storm_blows, what, stamp);

@@ -34,7 +34,6 @@ static void bury(void)
     store_close(host.store);
     host.store = NULL;
     host.up = false;
-    host.log_in_doubt |= world.sync_failed;
     world.reaching_out = world.dead = false;
     world.deeds_left = 0;
     world.sync_failed = false;
@@ -99,20 +98,14 @@ static void wake(void *what, uint64_t life)
     (void)what;
     struct fault fault;
     if (host.up || host.life != life) return;
-    if (host.log_in_doubt && world.disk_full) { /* people make room before they start it anew */
-        wake_later();
-        return;
-    }
     enter();
     if (start(&fault) == ST_OK) {
-        host.log_in_doubt = false;
         leave();
         world_in(0, tick, &host.driver, host.life);
         return;
     }
     if (!world.dead && !world.disk_full && !world.sync_failed)
         world_violation("the daemon does not start: %s", fault.text);
-    host.log_in_doubt |= world.sync_failed;
     world.reaching_out = world.dead = world.sync_failed = false;
     wake_later();
 }

@@ -20,9 +20,6 @@ struct host {
     struct driver driver;
     bool up;
     uint64_t life; /* from 1 */
-    /* A sync has failed: the kernel holds for written what is not. The first checkpoint of the next daemon mends that;
-     * a full disk or a power cut before it is one fault too many. */
-    bool log_in_doubt;
 };
 
 extern struct host host;

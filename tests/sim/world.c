@@ -153,7 +153,7 @@ bool world_sync_fails(void)
 {
     if (!world.reaching_out || !world.sync_fails) return false;
     world.sync_fails = false;
-    world.sync_failed = true;
+    world.sync_failed = world.disk_lies = true;
     world_trace("a sync fails");
     return true;
 }

@@ -44,9 +44,11 @@ struct world {
     bool dead;           /* and reaches nobody */
     uint64_t deeds_left; /* until it dies; 0: it does not die of that */
     bool sync_failed;    /* since it started: it commits nothing more */
+    /* One has failed: the kernel holds for written what is not, and SQLite cannot know. A power cut later on is one
+     * fault too many. */
+    bool disk_lies;
 
-    struct agenda *agenda;
-    struct block *blocks;
+    struct block *blocks; /* memory */
 };
 
 extern struct world world;
