@@ -229,6 +229,7 @@ struct adamw {
 struct backend {
     const char *name;        /* "reference", "cpu" */
     const char *description; /* "cpu (x86-64-v3)": with what the bits depend on */
+    bool has_bf16; /* products in bf16 by instructions of the machine; else by floats, and slower */
 #define BACKEND_SLOT(op)                                                                            \
     enum status (*op)(struct stream * stream, const struct op *arguments);                          \
     /* bytes of scratch for it with so many threads; pointers in the arguments are not looked at */ \

@@ -166,6 +166,7 @@ static struct attention attention_of(const struct performer *m, int64_t layer,
     return (struct attention){
         .kind = m->spec->attention.kind,
         .kernel = m->spec->attention.kernel,
+        .precision = m->spec->train.precision,
         .causal = m->spec->model.causal,
         .epsilon = (float)m->spec->attention.epsilon,
         .batch = batch->sequences,
@@ -220,13 +221,14 @@ static void fill_layer(struct performer *m, int64_t layer, const float *w,
 
     DO(m, layernorm, .rows = R, .width = D, .x = a->input, .weight = w + at->norm1_weight,
        .bias = w + at->norm1_bias, .y = a->norm1, .mean = a->mean1, .rstd = a->rstd1);
-    DO(m, linear, .rows = R, .in = D, .out = m->parts * D, .x = a->norm1,
-       .weight = w + at->q_weight, .bias = w + at->q_bias, .y = a->qkv);
+    DO(m, linear, .precision = m->spec->train.precision, .rows = R, .in = D, .out = m->parts * D,
+       .x = a->norm1, .weight = w + at->q_weight, .bias = w + at->q_bias, .y = a->qkv);
     turn_heads(m, a->qkv, batch, false);
     const struct attention attention = attention_of(m, layer, batch);
     RUN(m, attention, &attention);
     DO(m, linear_residual,
-       .linear = {.rows = R,
+       .linear = {.precision = m->spec->train.precision,
+                  .rows = R,
                   .in = D,
                   .out = D,
                   .x = a->attended,
@@ -238,7 +240,8 @@ static void fill_layer(struct performer *m, int64_t layer, const float *w,
     DO(m, layernorm, .rows = R, .width = D, .x = a->middle, .weight = w + at->norm2_weight,
        .bias = w + at->norm2_bias, .y = a->norm2, .mean = a->mean2, .rstd = a->rstd2);
     DO(m, linear_gelu,
-       .linear = {.rows = R,
+       .linear = {.precision = m->spec->train.precision,
+                  .rows = R,
                   .in = D,
                   .out = M,
                   .x = a->norm2,
@@ -263,7 +266,8 @@ static void finish_layer(struct performer *m, int64_t layer, const float *w,
     const struct layer_activations *a = &m->layer[layer];
 
     DO(m, linear_residual,
-       .linear = {.rows = R,
+       .linear = {.precision = m->spec->train.precision,
+                  .rows = R,
                   .in = M,
                   .out = D,
                   .x = a->inner_gelu,
@@ -296,8 +300,8 @@ static void forward(struct performer *m, const float *w, const struct batch *bat
     }
     DO(m, layernorm, .rows = R, .width = D, .x = m->output, .weight = w + head->norm_f_weight,
        .bias = w + head->norm_f_bias, .y = m->norm_f, .mean = m->mean_f, .rstd = m->rstd_f);
-    DO(m, linear, .rows = R, .in = D, .out = V, .x = m->norm_f, .weight = w + head->lm_head,
-       .y = m->logits);
+    DO(m, linear, .precision = m->spec->train.precision, .rows = R, .in = D, .out = V,
+       .x = m->norm_f, .weight = w + head->lm_head, .y = m->logits);
 }
 
 /* The gradient behind a dropout of the residual stream: dstream itself where nothing is dropped. */
@@ -319,28 +323,28 @@ static void backward_layer(struct performer *m, int64_t layer, const float *w,
     const struct layer_activations *a = &m->layer[layer];
 
     const float *dmlp = through_dropout(m, R, site_mlp(layer));
-    DO(m, linear_backward, .rows = R, .in = M, .out = D, .x = a->inner_gelu,
-       .weight = w + at->fc2_weight, .dy = dmlp, .dx = m->dwide, .dweight = g + at->fc2_weight,
-       .dbias = g + at->fc2_bias);
+    DO(m, linear_backward, .precision = m->spec->train.precision, .rows = R, .in = M, .out = D,
+       .x = a->inner_gelu, .weight = w + at->fc2_weight, .dy = dmlp, .dx = m->dwide,
+       .dweight = g + at->fc2_weight, .dbias = g + at->fc2_bias);
     DO(m, gelu_backward, .count = R * M, .u = a->inner, .dy = m->dwide, .du = m->dwide);
-    DO(m, linear_backward, .rows = R, .in = D, .out = M, .x = a->norm2,
-       .weight = w + at->fc1_weight, .dy = m->dwide, .dx = m->dnarrow,
+    DO(m, linear_backward, .precision = m->spec->train.precision, .rows = R, .in = D, .out = M,
+       .x = a->norm2, .weight = w + at->fc1_weight, .dy = m->dwide, .dx = m->dnarrow,
        .dweight = g + at->fc1_weight, .dbias = g + at->fc1_bias);
     DO(m, layernorm_backward, .rows = R, .width = D, .x = a->middle, .weight = w + at->norm2_weight,
        .mean = a->mean2, .rstd = a->rstd2, .dy = m->dnarrow, .dresidual = m->dstream,
        .dx = m->dstream, .dweight = g + at->norm2_weight, .dbias = g + at->norm2_bias);
 
     const float *dattended = through_dropout(m, R, site_attention(layer));
-    DO(m, linear_backward, .rows = R, .in = D, .out = D, .x = a->attended,
-       .weight = w + at->out_weight, .dy = dattended, .dx = m->dnarrow,
+    DO(m, linear_backward, .precision = m->spec->train.precision, .rows = R, .in = D, .out = D,
+       .x = a->attended, .weight = w + at->out_weight, .dy = dattended, .dx = m->dnarrow,
        .dweight = g + at->out_weight, .dbias = g + at->out_bias);
     DO(m, attention_backward, .forward = attention_of(m, layer, batch),
        .dout = row_view(m, m->dnarrow), .dq = q_view(m, m->dwide), .dk = k_view(m, m->dwide),
        .dv = v_view(m, m->dwide));
     turn_heads(m, m->dwide, batch, true);
-    DO(m, linear_backward, .rows = R, .in = D, .out = m->parts * D, .x = a->norm1,
-       .weight = w + at->q_weight, .dy = m->dwide, .dx = m->dnarrow, .dweight = g + at->q_weight,
-       .dbias = g + at->q_bias);
+    DO(m, linear_backward, .precision = m->spec->train.precision, .rows = R, .in = D,
+       .out = m->parts * D, .x = a->norm1, .weight = w + at->q_weight, .dy = m->dwide,
+       .dx = m->dnarrow, .dweight = g + at->q_weight, .dbias = g + at->q_bias);
     DO(m, layernorm_backward, .rows = R, .width = D, .x = a->input, .weight = w + at->norm1_weight,
        .mean = a->mean1, .rstd = a->rstd1, .dy = m->dnarrow, .dresidual = m->dstream,
        .dx = m->dstream, .dweight = g + at->norm1_weight, .dbias = g + at->norm1_bias);
@@ -358,8 +362,8 @@ static void backward(struct performer *m, const float *w, const struct batch *ba
     const struct head_offsets *head = &m->params->head;
     int bucket = m->params->buckets - 1;
 
-    DO(m, linear_backward, .rows = R, .in = D, .out = V, .x = m->norm_f,
-       .weight = w + head->lm_head, .dy = m->logits, .dx = m->dnarrow,
+    DO(m, linear_backward, .precision = m->spec->train.precision, .rows = R, .in = D, .out = V,
+       .x = m->norm_f, .weight = w + head->lm_head, .dy = m->logits, .dx = m->dnarrow,
        .dweight = g + head->lm_head);
     DO(m, layernorm_backward, .rows = R, .width = D, .x = m->output,
        .weight = w + head->norm_f_weight, .mean = m->mean_f, .rstd = m->rstd_f, .dy = m->dnarrow,

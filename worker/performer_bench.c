@@ -50,6 +50,7 @@ struct options {
     SIZES(SIZE_FIELD)
 #undef SIZE_FIELD
     bool bidirectional, json, paced;
+    enum precision precision;
     unsigned chosen; /* contenders, a bit each; none: all */
 };
 
@@ -99,8 +100,8 @@ static const volatile sig_atomic_t nobody_stops = 0;
 static void usage(FILE *file)
 {
     fputs(
-        "usage: performer-bench [--causal | --bidirectional] [--attention NAME]... [--json | --paced]\n"
-        "                       [--SIZE N]...\n",
+        "usage: performer-bench [--causal | --bidirectional] [--attention NAME]... [--precision NAME]\n"
+        "                       [--json | --paced] [--SIZE N]...\n",
         file);
 }
 
@@ -112,6 +113,7 @@ static void help(void)
         "  --causal         a token sees only itself and those before it (default)\n"
         "  --bidirectional  it sees all; masked tokens are predicted\n"
         "  --attention NAME this row of the table and identity's, as they are named there; may be repeated\n"
+        "  --precision NAME fp32 or bf16, and the peak with it [fp32]\n"
         "  --json           one object instead of a table\n"
         "  --paced          one round of what was chosen for each line of the standard input, answered by a line");
 #define SIZE_HELP(name, default_, least, most, meaning)                      \
@@ -161,6 +163,7 @@ static int parse_arguments(int argc, char **argv, struct options *options)
         SIZES(SIZE_CODE) CAUSAL,
         BIDIRECTIONAL,
         ATTENTION,
+        PRECISION,
         JSON,
         PACED,
         HELP,
@@ -173,6 +176,7 @@ static int parse_arguments(int argc, char **argv, struct options *options)
         SIZES(SIZE_OPTION){"causal", no_argument, NULL, CAUSAL},
         {"bidirectional", no_argument, NULL, BIDIRECTIONAL},
         {"attention", required_argument, NULL, ATTENTION},
+        {"precision", required_argument, NULL, PRECISION},
         {"json", no_argument, NULL, JSON},
         {"paced", no_argument, NULL, PACED},
         {"help", no_argument, NULL, HELP},
@@ -196,6 +200,10 @@ static int parse_arguments(int argc, char **argv, struct options *options)
         case ATTENTION:
             if (!choose(optarg, &options->chosen)) return EXIT_USAGE;
             break;
+        case PRECISION:
+            if (precision_from_text(optarg, &options->precision)) break;
+            fprintf(stderr, "performer-bench: --precision is fp32 or bf16, not `%s`\n", optarg);
+            return EXIT_USAGE;
         case JSON:
             options->json = true;
             break;
@@ -294,10 +302,11 @@ static enum status write_job(const struct bench *bench, const struct contender_k
                  "[model]\nlayers = %ld\nheads = %ld\nwidth = %ld\nmlp = %ld\ncausal = %s\n"
                  "[attention]\nkind = \"%s\"\nkernel = \"%s\"\nfeatures = %ld\n"
                  "[redraw]\npolicy = \"never\"\n"
-                 "[train]\nsteps = 1000000\nbatch = %ld\nmicro_batch = %ld\n",
+                 "[train]\nsteps = 1000000\nbatch = %ld\nmicro_batch = %ld\n"
+                 "precision = \"%s\"\n",
                  o->threads, file_vocab(o), o->length, o->layers, o->heads, o->width, o->mlp,
                  o->bidirectional ? "false" : "true", kind->kind, kind->kernel, o->features,
-                 o->batch, o->batch);
+                 o->batch, o->batch, precision_text(o->precision));
     snprintf(path, sizeof path, "%s/job.toml", bench->directory);
 
     struct diagnostics diagnostics = {0};
@@ -365,7 +374,7 @@ static void bench_close(struct bench *bench)
 
 static enum status round_run(struct bench *bench, struct round *round, struct fault *fault)
 {
-    round->peak = peak_measure(bench->team);
+    round->peak = peak_measure(bench->team, bench->options->precision);
     if (!(round->peak > 0)) return fault_set(fault, ST_NO_MEMORY, "no memory to measure the peak");
     for (int i = 0; i < CONTENDERS; i++) {
         if (!is_chosen(bench, i)) continue;
@@ -440,10 +449,11 @@ static void print_table(const struct bench *bench)
     const struct options *o = bench->options;
     printf(
         "%s, %s, threads %ld\n%s, layers %ld, heads %ld, width %ld, mlp %ld, features %ld, vocab %ld, "
-        "length %ld, batch %ld\nproduct peak %.1f GFLOP/s, rounds %d\n\n",
+        "length %ld, batch %ld, %s\nproduct peak %.1f GFLOP/s, rounds %d\n\n",
         bench->backend->description, backend_libraries(), o->threads,
         o->bidirectional ? "bidirectional" : "causal", o->layers, o->heads, o->width, o->mlp,
-        o->features, o->vocab, o->length, o->batch, median_peak(bench), bench->round_count);
+        o->features, o->vocab, o->length, o->batch, precision_text(o->precision),
+        median_peak(bench), bench->round_count);
     printf("%-24s %10s %10s %9s %8s %14s %15s\n", "attention", "tokens/s", "ms a step", "GFLOP/s",
            "of peak", "time/identity", "FLOPs/identity");
     for (int i = 0; i < CONTENDERS; i++) {
@@ -458,9 +468,10 @@ static void print_table(const struct bench *bench)
 static json_t *json_of(const struct bench *bench)
 {
     const struct options *o = bench->options;
-    json_t *object = json_pack("{s:s, s:s, s:b, s:f, s:i}", "backend", bench->backend->description,
-                               "libraries", backend_libraries(), "causal", !o->bidirectional,
-                               "peak_gflops", median_peak(bench), "rounds", bench->round_count);
+    json_t *object = json_pack(
+        "{s:s, s:s, s:b, s:s, s:f, s:i}", "backend", bench->backend->description, "libraries",
+        backend_libraries(), "causal", !o->bidirectional, "precision", precision_text(o->precision),
+        "peak_gflops", median_peak(bench), "rounds", bench->round_count);
 #define SIZE_JSON(name, default_, least, most, meaning) \
     json_object_set_new(object, #name, json_integer(o->name));
     SIZES(SIZE_JSON)

@@ -406,12 +406,18 @@ static void tell_started(struct training *t)
                    (uint64_t)t->params->floats);
     if (!is_first_rank(t)) return;
     log_info("training-started",
-             "%s, %s; ranks %d, threads %d, parameters %" PRId64 ", %" PRId64
+             "%s, %s; %s, ranks %d, threads %d, parameters %" PRId64 ", %" PRId64
              " training rows; %s step %" PRIu64 " of %" PRId64,
-             t->setup.backend->description, libraries, collective_ranks(t->setup.collective),
+             t->setup.backend->description, libraries,
+             precision_text(t->setup.spec->train.precision), collective_ranks(t->setup.collective),
              team_threads(t->stream.team), t->params->floats, dataset_rows(t->train),
              t->resumed_step > 0 ? "resumes at" : "begins at", t->resumed_step,
              t->setup.spec->train.steps);
+    if (t->setup.spec->train.precision == PRECISION_BF16 && !t->setup.backend->has_bf16)
+        log_warn(
+            "bf16-emulated",
+            "this machine has no instructions for train.precision = \"bf16\": its products are "
+            "computed with floats, and slower than those of \"fp32\"");
 }
 
 /* An attempt may have been killed after it saved what an order did and before it told of it. */

@@ -229,7 +229,7 @@ static void row_print(const struct measured *what, int64_t heads, int64_t length
 static bool kinds_measure(const struct options *options, const struct backend *backend,
                           struct team *team)
 {
-    const double peak = peak_measure(team);
+    const double peak = peak_measure(team, PRECISION_FP32);
     bool agree = true;
 
     printf("%s, %s, %d threads, %ld heads of %d, %d features\nproduct peak %.1f GFLOP/s\n\n",

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/cpu/gemm.h"
+#include "kernels/peak.h"
 #include "kernels/reference/reference.h"
 
 /* What each instruction set's objects define: every operation, so a forgotten one does not link. */
@@ -27,6 +28,10 @@ BACKEND_OPS(OP_V4_BF16)
 #define ISA_SAVED(isa, text) size_t cpu_##isa##_attention_saved_floats(const struct attention *);
 CPU_ISAS(ISA_SAVED)
 #undef ISA_SAVED
+
+#define ISA_PEAK(isa, text) double cpu_##isa##_peak(struct team *team, enum precision precision);
+CPU_ISAS(ISA_PEAK)
+#undef ISA_PEAK
 
 #define ISA_SLOT(isa, op)           \
     backend->op = cpu_##isa##_##op; \
@@ -104,8 +109,9 @@ static const struct isa {
     const char *text, *description;
     bool (*runs)(void);
     void (*fill)(struct backend *backend);
+    double (*peak)(struct team *team, enum precision precision);
 } isas[] = {
-#define ISA_ROW(isa, text) {text, "cpu (" text ")", runs_##isa, fill_##isa},
+#define ISA_ROW(isa, text) {text, "cpu (" text ")", runs_##isa, fill_##isa, cpu_##isa##_peak},
     CPU_ISAS(ISA_ROW)
 #undef ISA_ROW
 };
@@ -116,14 +122,25 @@ static void isa_fill(const struct isa *isa, struct backend *backend)
 {
     isa->fill(backend);
     backend->attention_supported = attention_supported;
+    backend->has_bf16 = isa->fill == fill_v4_bf16;
     backend->description = isa->description;
+}
+
+static const struct isa *isa_best(void)
+{
+    const struct isa *best = &isas[ISAS - 1];
+    while (!best->runs()) best--;
+    return best;
 }
 
 void cpu_backend_override(struct backend *backend)
 {
-    int best = ISAS - 1;
-    while (!isas[best].runs()) best--;
-    isa_fill(&isas[best], backend);
+    isa_fill(isa_best(), backend);
+}
+
+double peak_measure(struct team *team, enum precision precision)
+{
+    return isa_best()->peak(team, precision);
 }
 
 enum status cpu_backend_override_isa(struct backend *backend, const char *text)

@@ -13,5 +13,6 @@ BACKEND_OPS(CPU_OPERATION)
 #undef CPU_OPERATION
 
 size_t CPU(attention_saved_floats)(const struct attention *arguments);
+double CPU(peak)(struct team *team, enum precision precision);
 
 #endif

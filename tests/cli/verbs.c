@@ -174,7 +174,8 @@ Test(verbs, validate_needs_no_daemon_and_says_what_a_job_takes)
 {
     static struct ran ran;
     const char *path = job_file(GOOD_JOB);
-    static const char *const parts[] = {": ok", "parameters", "a rank", "FLOPs", "tokens", "exact"};
+    static const char *const parts[] = {": ok",   "parameters", "a rank",          "FLOPs",
+                                        "tokens", "exact",      "precision   fp32"};
 
     run(NOWHERE, line_with("validate", path, ""), &ran);
     cr_assert_eq(ran.code, 0, "%s", ran.err);

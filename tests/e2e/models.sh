@@ -17,7 +17,7 @@ daemon_start
 export BIN=$bin RANKS
 for RANKS in 1 2; do
     note "$RANKS ranks"
-    "$bin/../tests/test_models" "$here/models.sh" "$here/../vectors/model" 0 2 1 cpu
+    "$bin/../tests/test_models" "$here/models.sh" "$here/../vectors/model" 0 2 1 cpu fp32
 done
 [ "$(ctl list --all --json | jq '[.[] | select(.state == "SUCCEEDED")] | length')" -eq 10 ] || fail "not ten runs"
 daemon_stop

@@ -485,6 +485,61 @@ ParameterizedTest(struct padding_case *test, performer, padding_that_is_cut_off_
     bench_close(&bench);
 }
 
+struct precision_case {
+    char backend[16];
+    enum attention_kind attention;
+    double scale; /* of the weights */
+};
+
+ParameterizedTestParameters(performer, gradients_in_bf16_are_near_those_in_fp32)
+{
+    static struct precision_case cases[] = {
+        {"reference", ATTENTION_FAVOR, 1},  {"reference", ATTENTION_SOFTMAX, 1},
+        {"cpu", ATTENTION_IDENTITY, 1},     {"reference", ATTENTION_FAVOR, 3},
+        {"reference", ATTENTION_FAVOR, 10}, {"cpu", ATTENTION_IDENTITY, 10},
+    };
+    return cr_make_param_array(struct precision_case, cases, sizeof cases / sizeof cases[0]);
+}
+
+/* The caller's, and its size. */
+static float *gradient_in(const struct precision_case *test, enum precision precision,
+                          int64_t *floats)
+{
+    struct bench bench = {0};
+    small_job(&bench.spec);
+    bench.spec.attention.kind = test->attention;
+    bench.spec.train.precision = precision;
+    bench_open(&bench, test->backend);
+    fill(&bench);
+    for (int64_t i = 0; i < bench.params->floats; i++) bench.weights[i] *= (float)test->scale;
+    cr_expect(isfinite(loss_and_gradient(&bench)));
+    float *gradient = bench.gradient;
+    *floats = bench.params->floats;
+    bench.gradient = NULL;
+    bench_close(&bench);
+    return gradient;
+}
+
+/* Each of a dozen products in a row is off by up to 2^-8 of its terms. Where weights are large, softmax and stabiliser
+ * stand on edges and rounding takes them over: there it is enough that all is finite. */
+ParameterizedTest(struct precision_case *test, performer, gradients_in_bf16_are_near_those_in_fp32)
+{
+    int64_t floats;
+    float *exact = gradient_in(test, PRECISION_FP32, &floats);
+    float *ours = gradient_in(test, PRECISION_BF16, &floats);
+    const double norm = norm_of(exact, floats);
+
+    for (int64_t i = 0; i < floats; i++) {
+        cr_assert(isfinite(ours[i]));
+        ours[i] -= exact[i];
+    }
+    const double error = norm_of(ours, floats) / norm;
+    cr_expect(error > 1e-5, "bf16 is fp32: %g", error);
+    if (test->scale == 1) cr_expect(error <= 12 * 0x1p-8, "off by %g", error);
+    free(ours);
+    free(exact);
+}
+
 Test(performer, dropout_depends_on_the_step_and_the_sequence)
 {
     struct bench bench = {0};

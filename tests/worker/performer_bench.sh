@@ -18,7 +18,7 @@ sizes=(--layers 1 --heads 2 --width 16 --mlp 24 --features 8 --vocab 13 --length
 # A row for each attention, identity first, all figures above 0, and identity once itself.
 check_table() {
     awk -v direction="$1" '
-        NR == 2 && index($0, direction) == 1 && / length 32, batch 2$/ { headed = 1 }
+        NR == 2 && index($0, direction) == 1 && / length 32, batch 2, fp32$/ { headed = 1 }
         NR == 3 && /^product peak [0-9.]+ GFLOP\/s, rounds [0-9]+$/ && $3 > 0 && $6 >= 3 { peaked = 1 }
         NR == 5 && !/^attention +tokens\/s +ms a step +GFLOP\/s +of peak +time\/identity +FLOPs\/identity$/ { exit 1 }
         NR > 5 {
@@ -55,6 +55,10 @@ jq -e '
           | (.flops_ratio | near($f / $dense)) and (.gflops | near($f / $row.step_ms * 1e-6))
             and (.tokens_per_second | near(64e3 / $row.step_ms)) and .peak_share > 0 and .time_ratio > 0)
 ' "$work/json" >/dev/null || fail "not the object: $(cat "$work/json")"
+
+"$bench" "${sizes[@]}" --json --attention identity --precision bf16 >"$work/json"
+jq -e '.precision == "bf16" and .peak_gflops > 0 and .steps[0].peak_share > 0' "$work/json" >/dev/null ||
+    fail "not in bf16: $(cat "$work/json")"
 
 # Of a few rows, identity is one; at another's pace, a round for each line and nothing but what was chosen.
 "$bench" "${sizes[@]}" --json --attention 'exact softmax' >"$work/json"

@@ -118,6 +118,16 @@ train padded-4 4 "${padded[@]}"
 [ "$(weights padded-4)" = "$(weights padded)" ] || fail "padded-4: other weights"
 [ "$(losses padded-4)" = "$(losses padded)" ] || fail "padded-4: other losses"
 
+# In bf16 too, and they are others.
+bf16=(--set 'train.precision="bf16"' --set 'attention.kind="identity"')
+train bf16 0 "${bf16[@]}"
+train bf16-4 4 "${bf16[@]}" --set resources.threads=2
+[ "$(weights bf16-4)" = "$(weights bf16)" ] || fail "bf16-4: other weights"
+[ "$(losses bf16-4)" = "$(losses bf16)" ] || fail "bf16-4: other losses"
+grep -q 'bf16, ranks 1' "$work/bf16.log" || fail "bf16: no word of it"
+train fp32 0 "${bf16[@]}" --set 'train.precision="fp32"'
+[ "$(weights fp32)" != "$(weights bf16)" ] || fail "bf16: the weights of fp32"
+
 train again 0 && train again 4
 same again
 grep -q 'resumes at step 40' "$work/again.log" || fail "again: trained a finished run"
