@@ -257,6 +257,13 @@ static float *stream_into(const struct performer *m, int64_t layer)
     return layer < m->params->layers ? m->layer[layer].input : m->output;
 }
 
+static void show_output(struct performer *m, int64_t layer)
+{
+    if (!m->pass.block_done) return;
+    if (m->status == ST_OK) m->status = m->backend->sync(m->stream);
+    if (m->status == ST_OK) m->pass.block_done(m->pass.context, layer, stream_into(m, layer + 1));
+}
+
 /* The residual stream as a filled layer leaves it. */
 static void finish_layer(struct performer *m, int64_t layer, const float *w,
                          const struct batch *batch)
@@ -297,6 +304,7 @@ static void forward(struct performer *m, const float *w, const struct batch *bat
         fill_layer(m, layer, w, batch);
         show_attention(m, layer, batch);
         finish_layer(m, layer, w, batch);
+        show_output(m, layer);
     }
     DO(m, layernorm, .rows = R, .width = D, .x = m->output, .weight = w + head->norm_f_weight,
        .bias = w + head->norm_f_bias, .y = m->norm_f, .mean = m->mean_f, .rstd = m->rstd_f);

@@ -39,6 +39,8 @@ struct performer_pass {
     /* Called behind the attention of each layer, with its arguments and its out filled; NULL: nobody looks. What they
      * point to need not hold beyond the call. */
     void (*attended)(void *context, int64_t layer, const struct attention *attention);
+    /* Called behind each block with the residual stream that it leaves, (sequences * length, width); NULL: nobody looks. */
+    void (*block_done)(void *context, int64_t layer, const float *output);
     void *context;
 };
 
