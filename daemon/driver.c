@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -27,7 +28,7 @@ struct tended {
     uint32_t attempt, ranks;
     enum tended_phase {
         TENDED_UNPREPARED, /* its files could not be written; `fault` says why */
-        TENDED_TO_START,   /* as soon as nothing of the attempt before lives */
+        TENDED_TO_START,   /* as soon as nothing of the attempts before lives */
         TENDED_STARTED,    /* by this daemon, not seen yet */
         TENDED_FOUND,      /* of an earlier daemon, not seen yet */
         TENDED_SEEN,       /* its launcher runs, and that is recorded */
@@ -136,9 +137,6 @@ static enum status prepare_attempt(const struct driver *driver, const struct eff
     run_directory(directory, effect->run_id, order->run_directory, sizeof order->run_directory);
     attempt_directory(directory, effect->run_id, effect->attempt, order->attempt_directory,
                       sizeof order->attempt_directory);
-    if (effect->attempt > 1)
-        attempt_directory(directory, effect->run_id, effect->attempt - 1, order->earlier_directory,
-                          sizeof order->earlier_directory);
     text_copy(order->nonce, sizeof order->nonce, effect->nonce);
     order->ranks = effect->ranks;
 
@@ -348,12 +346,35 @@ static bool settle_attempt(struct driver *driver, const struct tended *tended,
 
 /* Each of these returns true once there is nothing more to do about the attempt. */
 
+/* Looks at all attempts before this one: the last may never have begun, and one before it have come late. What lives is
+ * told to die. */
+static bool earlier_lives(const struct driver *driver, const struct tended *tended,
+                          struct process *process)
+{
+    struct attempt_launcher *launcher = driver->launcher;
+    bool lives = false;
+    for (uint32_t attempt = tended->attempt - 1; attempt > 0; attempt--) {
+        char directory[LAUNCHER_PATH_MAX];
+        attempt_directory(driver->directory, tended->run_id, attempt, directory, sizeof directory);
+        if (launcher->probe(launcher, directory, process) != LAUNCHER_ALIVE) continue;
+        launcher->signal(launcher, directory, SIGKILL);
+        lives = true;
+    }
+    return lives;
+}
+
 static bool tend_to_start(struct driver *driver, struct tended *tended, uint64_t now_ms)
 {
     struct fault fault;
-    struct attempt_launcher *launcher = driver->launcher;
-    enum status status = launcher->start(launcher, &tended->order, &fault);
-    if (status == ST_BUSY && now_ms - tended->since_ms < EARLIER_GRACE_MS) return false;
+    struct process earlier;
+    enum status status;
+    if (!earlier_lives(driver, tended, &earlier)) {
+        status = driver->launcher->start(driver->launcher, &tended->order, &fault);
+    } else {
+        if (now_ms - tended->since_ms < EARLIER_GRACE_MS) return false;
+        status = fault_set(&fault, ST_BUSY, "an attempt before still lives, as process %d",
+                           (int)earlier.pid);
+    }
     if (status != ST_OK) return say_launch_failed(driver, tended, status, fault.text);
 
     tended->phase = TENDED_STARTED;

@@ -189,13 +189,6 @@ static enum status spawn(struct local *local, const struct launch_order *order, 
 static enum status local_start(struct attempt_launcher *launcher, const struct launch_order *order,
                                struct fault *fault)
 {
-    struct process earlier;
-    if (order->earlier_directory[0] != '\0' &&
-        local_probe(launcher, order->earlier_directory, &earlier) == LAUNCHER_ALIVE) {
-        local_signal(launcher, order->earlier_directory, SIGKILL);
-        return fault_set(fault, ST_BUSY, "the attempt before still lives, as process %d",
-                         (int)earlier.pid);
-    }
     return spawn(local_of(launcher), order, fault);
 }
 

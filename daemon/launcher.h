@@ -17,7 +17,6 @@ enum { LAUNCHER_PATH_MAX = 4096 };
 struct launch_order {
     char run_directory[LAUNCHER_PATH_MAX];
     char attempt_directory[LAUNCHER_PATH_MAX]; /* with its plan; RUN/fence is in force */
-    char earlier_directory[LAUNCHER_PATH_MAX]; /* of the attempt before; empty: none */
     char nonce[64];
     uint32_t ranks;
 };
@@ -32,8 +31,7 @@ enum launcher_state {
 struct attempt_launcher {
     const char *name;
 
-    /* Starts the attempt; that it runs is told by `probe`. ST_BUSY: something of the earlier attempt still lives and
-     * has been told to die; call again in a moment. */
+    /* Starts the attempt; that it runs is told by `probe`. */
     enum status (*start)(struct attempt_launcher *launcher, const struct launch_order *order,
                          struct fault *fault);
 

@@ -54,7 +54,6 @@ Test(driver, a_run_from_submit_to_success)
     cr_assert_eq(workshop.order.ranks, 2);
     cr_assert_str_eq(state_file("r1/fence"), workshop.order.nonce);
     cr_assert_eq(strlen(workshop.order.nonce), 32);
-    cr_assert_str_empty(workshop.order.earlier_directory);
 
     char *bytes;
     size_t length;
@@ -148,7 +147,6 @@ Test(driver, a_crash_leads_to_a_new_attempt_behind_a_new_fence)
     cr_assert_str_neq(workshop.order.nonce, first);
     cr_assert_str_eq(state_file("r1/fence"), workshop.order.nonce);
     cr_assert_not_null(strstr(workshop.order.attempt_directory, "/r1/attempt-2"));
-    cr_assert_not_null(strstr(workshop.order.earlier_directory, "/r1/attempt-1"));
 }
 
 Test(driver, what_ranks_could_not_deliver_is_taken_before_the_end)
@@ -235,20 +233,39 @@ Test(driver, a_launcher_that_cannot_be_run)
     cr_assert_eq(coordinator_run(&workshop.coordinator, run)->attempt.cause, CAUSE_LAUNCH_FAILED);
 }
 
-Test(driver, an_earlier_attempt_that_still_lives_is_waited_for)
+static void next_attempt_is_due(uint32_t attempt)
+{
+    for (int tries = 0; tries < 500; tries++) {
+        driver_tick(&workshop.driver);
+        if (coordinator_run(&workshop.coordinator, 1)->attempt.number == attempt) return;
+        usleep(10000);
+    }
+    cr_assert_fail("attempt %u is not due", attempt);
+}
+
+/* The attempt before it never began; the one before that came late, when it had been given up. */
+Test(driver, no_attempt_starts_while_any_earlier_one_lives)
 {
     uint64_t run = workshop_submit(&workshop, "one", 1);
-    workshop.start_status = ST_BUSY;
     driver_tick(&workshop.driver);
+    workshop_ranks_end(&workshop, 1, ST_IO);
     driver_tick(&workshop.driver);
-    cr_assert_geq(workshop.starts, 2);
-    state_is(run, RUN_STARTING);
+    workshop.start_status = ST_NOT_FOUND;
+    next_attempt_is_due(2);
+    state_is(run, RUN_RESTARTING);
+
     workshop.start_status = ST_OK;
-    int before = workshop.starts;
+    workshop.lingering = "/attempt-1";
+    const int starts = workshop.starts;
+    next_attempt_is_due(3);
     driver_tick(&workshop.driver);
+    state_is(run, RUN_STARTING);
+    cr_assert_eq(workshop.starts, starts);
+    cr_assert_eq(workshop.last_signal, SIGKILL);
+
+    workshop.lingering = NULL;
     driver_tick(&workshop.driver);
-    cr_assert_eq(workshop.starts, before + 1);
-    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->attempt.pid, 4711);
+    cr_assert_eq(workshop.starts, starts + 1);
 }
 
 Test(driver, files_that_cannot_be_written_fail_the_launch)

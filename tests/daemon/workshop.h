@@ -16,7 +16,8 @@ struct workshop {
     struct attempt_launcher launcher;
     /* what the launcher shall answer */
     enum status start_status;
-    enum launcher_state state;
+    enum launcher_state state; /* of the attempt that a run is at */
+    const char *lingering;     /* "/attempt-1": an earlier attempt that lives; or NULL */
     /* and what it was told */
     int starts, signals, last_signal;
     struct launch_order order;
