@@ -93,8 +93,6 @@ struct verdict {
     double tokens_per_second, step_ms, gflops, peak_share, time_ratio, flops_ratio;
 };
 
-static const volatile sig_atomic_t nobody_stops = 0;
-
 /* ---- options ---- */
 
 static void usage(FILE *file)
@@ -334,7 +332,6 @@ static enum status contender_open(struct bench *bench, int index, struct fault *
         .backend = bench->backend,
         .collective = c->collective,
         .uplink = bench->uplink,
-        .stop_asked = &nobody_stops,
     };
     return training_open(&setup, &c->training, fault);
 }

@@ -135,7 +135,7 @@ static enum status reduce(struct training *t, uint64_t step, struct control *con
                           struct step_sums *sums, struct fault *fault)
 {
     training_phase(t, step, PHASE_REDUCE);
-    control->stop_asked = *t->setup.stop_asked != 0;
+    control->stop_asked = t->setup.stop_asked && t->setup.stop_asked();
     control->fenced = uplink_fenced(t->setup.uplink);
     control->heard_count =
         (uint32_t)uplink_wanted(t->setup.uplink, control->heard, ORDERS_HEARD_MAX);

@@ -6,7 +6,6 @@
  * edges of steps. All memory is made by `training_open`; the steps allocate nothing.
  */
 
-#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -32,7 +31,7 @@ struct training_setup {
     const struct backend *backend;
     struct collective *collective;
     struct uplink *uplink;
-    const volatile sig_atomic_t *stop_asked; /* not 0: save and end at the next edge */
+    bool (*stop_asked)(void); /* true: save and end at the next edge; NULL: nobody asks */
 };
 
 /* The sums of one shard of an evaluation, as ranks tell them to each other. */

@@ -96,8 +96,6 @@ struct step_case {
     char set[SETS_MAX][40]; /* empty: none */
 };
 
-static const volatile sig_atomic_t nobody_stops = 0;
-
 static void write_proteins(const char *path)
 {
     FILE *file = fopen(path, "w");
@@ -161,8 +159,7 @@ ParameterizedTest(struct step_case *test, allocation, a_step_allocates_nothing)
 {
     char directory[] = "/tmp/performerd-allocation-XXXXXX", command[100];
     struct fault fault;
-    struct training_setup setup = {
-        .directory = directory, .backend = backend_find("cpu"), .stop_asked = &nobody_stops};
+    struct training_setup setup = {.directory = directory, .backend = backend_find("cpu")};
     struct jobspec spec;
     struct training *training;
     cr_assert(mkdtemp(directory));
