@@ -4,8 +4,8 @@
 /*
  * What a job takes: bytes of a rank and floating-point operations of a step, as plain arithmetic over the
  * job file. performerctl prints it before anything runs; a worker reports its share of the machine's peak with it.
- * A multiply and an add are two operations; recomputation is not counted. Rows count as of full length, padding and all. Bytes are those of weights, gradients, moments and
- * activations, exact; what kernels keep and use for themselves, and the data, come on top.
+ * A multiply and an add are two operations; recomputation is not counted. Rows count as of full length, padding and all.
+ * Bytes are those of weights, gradients, moments and activations, exact; what kernels keep and use for themselves, and the data, come on top.
  */
 
 #include <stdint.h>

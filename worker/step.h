@@ -14,8 +14,8 @@
  * backward pass has finished it.
  *
  * On ST_OK the weights are those of the next step, `edge` is what all ranks have agreed to do now, and the step's
- * metrics are on their way, behind the notices of the orders applied; tokens_per_second counts no padding. ST_DIVERGED: loss or gradient is no number;
- * the weights are as they were, and all ranks return the same.
+ * metrics are on their way, behind the notices of the orders that change weights; tokens_per_second counts no padding.
+ * ST_DIVERGED: loss or gradient is no number; the weights are as they were, and all ranks return the same.
  */
 enum status step_run(struct training *training, struct edge *edge, struct fault *fault);
 

@@ -95,16 +95,17 @@ static block_body *const blocks[ROWS][1 + COLUMNS] = {
 #define NAME_ROWS(rows)          {block_##rows##_part, FOR_COLUMNS(NAME_FULL, rows)},
     FOR_ROWS(NAME_ROWS)};
 
-static void multiply(int64_t m, int64_t n, struct block whole)
+/* whole: of c as a whole, its c, a and b the first. */
+static void multiply(int64_t m, int64_t n, const struct block *whole)
 {
     for (int64_t j = 0; j < n;) {
         const int64_t columns = smaller(COLUMNS, (n - j) / LANES);
-        struct block block = whole;
+        struct block block = *whole;
         block.b += j;
         block.width = n - j;
         for (int64_t i = 0; i < m; i += ROWS) {
-            block.a = whole.a + i * whole.a_row;
-            block.c = whole.c + i * whole.ldc + j;
+            block.a = whole->a + i * whole->a_row;
+            block.c = whole->c + i * whole->ldc + j;
             blocks[smaller(ROWS, m - i) - 1][columns](&block);
         }
         j += columns > 0 ? columns * LANES : n - j;
@@ -114,31 +115,13 @@ static void multiply(int64_t m, int64_t n, struct block whole)
 void CPU(product_nn)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                      int64_t ldb, float beta, float *c, int64_t ldc)
 {
-    multiply(m, n,
-             (struct block){.k = k,
-                            .a = a,
-                            .b = b,
-                            .a_row = lda,
-                            .a_column = 1,
-                            .ldb = ldb,
-                            .beta = beta,
-                            .c = c,
-                            .ldc = ldc});
+    multiply(m, n, &(struct block){k, a, b, lda, 1, ldb, beta, c, ldc, 0});
 }
 
 void CPU(product_tn)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                      int64_t ldb, float beta, float *c, int64_t ldc)
 {
-    multiply(m, n,
-             (struct block){.k = k,
-                            .a = a,
-                            .b = b,
-                            .a_row = 1,
-                            .a_column = lda,
-                            .ldb = ldb,
-                            .beta = beta,
-                            .c = c,
-                            .ldc = ldc});
+    multiply(m, n, &(struct block){k, a, b, 1, lda, ldb, beta, c, ldc, 0});
 }
 
 /* LANES rows of four columns: each column becomes a register. */
