@@ -373,9 +373,18 @@ static void deliver(struct rank *rank)
 
 /* ---- ends ---- */
 
+/* Of a rank whose good end is durable already: words that it could neither tell nor write down, for the disk was full. */
+static void words_lost_by(const struct rank *rank)
+{
+    if (rank->gang->phase == GANG_CLOSES && rank->outbox.count > 0 &&
+        (rank->outbox.spool_stale || world.disk_full))
+        ledger_words_lost(rank->gang->run);
+}
+
 /* A process that is killed closes nothing: its spool stays as it is. */
 static void rank_drop(struct rank *rank)
 {
+    words_lost_by(rank);
     if (rank->outbox.spool >= 0) close(rank->outbox.spool);
     for (size_t i = 0; i < rank->outbox.count; i++)
         free(rank->outbox.entries[rank->outbox.first + i].packed);
@@ -465,8 +474,7 @@ static void gang_closes(struct gang *gang, enum status status, bool stopped)
 static void rank_closes(struct rank *rank)
 {
     struct gang *gang = rank->gang;
-    if (rank->outbox.count > 0 && (rank->outbox.spool_stale || world.disk_full))
-        ledger_words_lost(gang->run);
+    words_lost_by(rank);
     outbox_close(&rank->outbox);
     report_items_fini(&rank->items);
     rank->alive = false;
