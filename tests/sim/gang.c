@@ -373,11 +373,13 @@ static void deliver(struct rank *rank)
 
 /* ---- ends ---- */
 
-/* Of a rank whose good end is durable already: words that it could neither tell nor write down, for the disk was full. */
+/* Of a rank whose good end is durable already: words of the last 200 ms, which are in no spool yet (worker/uplink.h), or
+ * which could not be written there, for the disk was full. */
 static void words_lost_by(const struct rank *rank)
 {
-    if (rank->gang->phase == GANG_CLOSES && rank->outbox.count > 0 &&
-        (rank->outbox.spool_stale || world.disk_full))
+    const bool unmade = rank->items.row_count > 0 || rank->items.notice_count > 0;
+    const bool unwritten = rank->outbox.count > 0 && (rank->outbox.spool_stale || world.disk_full);
+    if (rank->gang->phase == GANG_CLOSES && (unmade || unwritten))
         ledger_words_lost(rank->gang->run);
 }
 
