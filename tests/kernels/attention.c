@@ -246,7 +246,7 @@ static void shape_hold(const struct backend *backend, const struct shape *shape,
     struct heads single = heads_new(shape);
     heads_run(&single, backend, 1);
     heads_hold(&single, backend->name, tolerance);
-    for (int threads = 2; threads <= 3; threads++) {
+    for (int threads = 2; threads <= trial_threads(backend); threads++) {
         struct heads other = heads_new(shape);
         heads_run(&other, backend, threads);
         const bool same =

@@ -674,7 +674,7 @@ static void shape_hold(const struct backend *backend, const char *op, trial *run
                        const struct shape *shape)
 {
     struct outcome outcome[3] = {0};
-    for (int threads = 1; threads <= 3; threads++) {
+    for (int threads = 1; threads <= trial_threads(backend); threads++) {
         char name[160];
         snprintf(name, sizeof name, "%s %s rows %d in %d out %d%s%s, %d threads", backend->name, op,
                  (int)shape->rows, (int)shape->in, (int)shape->out, shape->bare ? " bare" : "",

@@ -354,7 +354,7 @@ static void shape_holds(struct shape s)
             struct trial single = trial_new(s);
             trial_run(&single, *backend, 1);
             both_ends_hold(&single, (*backend)->name);
-            for (int threads = 2; threads <= 3; threads++) {
+            for (int threads = 2; threads <= trial_threads(*backend); threads++) {
                 struct trial other = trial_new(s);
                 trial_run(&other, *backend, threads);
                 cr_expect(!memcmp(single.out, other.out, (size_t)out_count(&s) * sizeof(float)));

@@ -10,6 +10,9 @@
 /* The backends that are there, NULL behind the last. */
 const struct backend *const *trial_backends(void);
 
+/* With up to how many threads its bits are compared: the reference knows nothing of threads. */
+int trial_threads(const struct backend *backend);
+
 /* Every kernel of favor, and with what ε and with norms how large its numbers can be compared: where
  * features change sign, ε or small norms keep the denominator from 0, near which a float has no digits. */
 struct trial_kernel {
