@@ -47,28 +47,28 @@ static void spool_warn(struct outbox *outbox, const struct fault *fault)
 }
 
 /* All entries into a new file that takes the place of the old one: at no moment is there less than before. */
-static void spool_rewrite(struct outbox *outbox)
+static enum status spool_rewrite(struct outbox *outbox, struct fault *fault)
 {
     char path[sizeof outbox->spool_path + 8];
     snprintf(path, sizeof path, "%s.new", outbox->spool_path);
-    struct fault fault;
     int spool = -1;
     size_t length = 0;
-    enum status status = spool_open(path, &spool, &fault);
+    enum status status = spool_open(path, &spool, fault);
     for (size_t i = 0; i < outbox->count && status == ST_OK; i++)
-        status = spool_append(spool, path, &outbox->entries[outbox->first + i], &length, &fault);
+        status = spool_append(spool, path, &outbox->entries[outbox->first + i], &length, fault);
     if (status == ST_OK && rename(path, outbox->spool_path) != 0)
-        status = fault_errno(&fault, errno, "could not replace %s", outbox->spool_path);
+        status = fault_errno(fault, errno, "could not replace %s", outbox->spool_path);
     outbox->spool_stale = status != ST_OK;
     if (status != ST_OK) {
         if (spool >= 0) close(spool);
         unlink(path);
-        spool_warn(outbox, &fault);
-        return;
+        spool_warn(outbox, fault);
+        return status;
     }
     if (outbox->spool >= 0) close(outbox->spool);
     outbox->spool = spool;
     outbox->spool_length = length;
+    return ST_OK;
 }
 
 /* The newest entry goes behind the others. */
@@ -118,8 +118,9 @@ enum status outbox_put(struct outbox *outbox, uint8_t *packed, size_t length, ui
 {
     enum status status = entry_add(outbox, packed, length, sequence, rows);
     if (status != ST_OK) return status;
+    struct fault fault;
     if (outbox->spool_stale)
-        spool_rewrite(outbox);
+        spool_rewrite(outbox, &fault);
     else
         spool_extend(outbox);
     return ST_OK;
@@ -190,34 +191,33 @@ enum status outbox_remake(struct outbox *outbox, size_t rows_max, struct report_
     }
     const struct report_sink sink = {outbox, add_again};
     status = report_items_send(&items, origin, &sink);
-    spool_rewrite(outbox);
+    spool_rewrite(outbox, &(struct fault){0});
 fini_items:
     report_items_fini(&items);
     return status;
 }
 
-static void spool_make_durable(struct outbox *outbox)
+enum status outbox_settle(struct outbox *outbox, struct fault *fault)
 {
-    if (outbox->spool_stale) spool_rewrite(outbox);
-    if (outbox->spool < 0 || outbox->spool_stale) return;
+    enum status status = ST_OK;
+    if (outbox->count == 0) return ST_OK;
+    if (outbox->spool_stale) status = spool_rewrite(outbox, fault);
+    if (status != ST_OK) return status;
     char directory[sizeof outbox->spool_path];
     memcpy(directory, outbox->spool_path, sizeof directory);
     char *slash = strrchr(directory, '/');
     if (slash) *slash = '\0';
-    struct fault fault;
     if (fsync(outbox->spool) != 0)
-        log_warn("spool-not-synced", "%s: %s", outbox->spool_path, strerror(errno));
-    else if (durable_sync_directory(slash ? directory : ".", &fault) != ST_OK)
-        log_warn("spool-not-synced", "%s", fault.text);
+        return fault_errno(fault, errno, "could not sync %s", outbox->spool_path);
+    return durable_sync_directory(slash ? directory : ".", fault);
 }
 
-void outbox_close(struct outbox *outbox)
+enum status outbox_close(struct outbox *outbox, struct fault *fault)
 {
-    if (outbox->count > 0)
-        spool_make_durable(outbox);
-    else if (outbox->spool >= 0)
-        unlink(outbox->spool_path);
+    enum status status = outbox_settle(outbox, fault);
+    if (outbox->count == 0 && outbox->spool >= 0) unlink(outbox->spool_path);
     if (outbox->spool >= 0) close(outbox->spool);
     for (size_t i = 0; i < outbox->count; i++) free(outbox->entries[outbox->first + i].packed);
     free(outbox->entries);
+    return status;
 }

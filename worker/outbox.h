@@ -52,7 +52,10 @@ void outbox_answered(struct outbox *outbox);
  */
 enum status outbox_remake(struct outbox *outbox, size_t rows_max, struct report_origin *origin);
 
-/* What is left is made durable in the spool file; with nothing left the file goes. Frees. */
-void outbox_close(struct outbox *outbox);
+/* What is left is in the spool file and synced. ST_NO_SPACE, ST_IO, ...: it is not, and a later call tries again. */
+enum status outbox_settle(struct outbox *outbox, struct fault *fault);
+
+/* Settles what is left; with nothing left the file goes. Frees, whatever becomes of it. */
+enum status outbox_close(struct outbox *outbox, struct fault *fault);
 
 #endif

@@ -362,7 +362,7 @@ static enum status bench_open(struct bench *bench, struct fault *fault)
 static void bench_close(struct bench *bench)
 {
     for (int i = 0; i < CONTENDERS; i++) contender_close(&bench->contender[i]);
-    uplink_close(bench->uplink, 0);
+    if (bench->uplink) uplink_close(bench->uplink, 0, &(struct fault){0});
     team_free(bench->team);
     free(bench->rounds);
 }

@@ -285,26 +285,45 @@ static void write_end(const struct rank *rank, const struct rank_end *end)
     free(text);
 }
 
+/*
+ * How it ended is written down once nothing can take what it had to tell before, and before the daemon is waited for. Where
+ * the disk takes it not, the daemon may; where neither does, a rank that did all its steps has not ended well.
+ */
+static void say_last_words(struct rank *rank, struct rank_end *end)
+{
+    struct fault fault;
+    enum status kept = ST_OK;
+    bool settled = true;
+    if (rank->uplink) {
+        notice_ended(rank->uplink, end->step, end->status, end->stopped, end->text);
+        settled = uplink_settle(rank->uplink, &fault) == ST_OK;
+    }
+    if (settled && rank->invocation->plan) write_end(rank, end);
+    if (rank->uplink) kept = uplink_close(rank->uplink, LAST_WORDS_MS, &fault);
+    if (settled) return;
+    if (kept != ST_OK) log_error("last-words-lost", "%s", fault.text);
+    if (kept != ST_OK && end->status == ST_OK) {
+        end->text = "the daemon is away, and the disk does not take what is left to tell it";
+        end->status = kept;
+    }
+    write_end(rank, end);
+}
+
 static int finish(struct rank *rank, enum status status, const struct fault *fault)
 {
     struct training *training = rank->training;
-    const struct rank_end end = {
+    struct rank_end end = {
         .status = status,
         .stopped = training && training->stopped,
         .step = training ? training->state.step : 0,
         .text = status == ST_OK ? "" : fault->text,
     };
     const bool others_know = status == ST_OK || (training && training->agreed);
-    const int exit_code = status == ST_OK ? EXIT_SUCCESS : EXIT_STATUS + (int)status;
 
-    /* The file first: it must be there whatever becomes of the daemon, the other ranks, and this one. */
     if (status != ST_OK && (!others_know || rank->number == 0))
         log_error(status_name(status), "%s", fault->text);
-    if (rank->invocation->plan) write_end(rank, &end);
-    if (rank->uplink) {
-        notice_ended(rank->uplink, end.step, end.status, end.stopped, end.text);
-        uplink_close(rank->uplink, LAST_WORDS_MS);
-    }
+    say_last_words(rank, &end);
+    const int exit_code = end.status == ST_OK ? EXIT_SUCCESS : EXIT_STATUS + (int)end.status;
     /* Before anything is freed: messages to and from the gradients may be under way. */
     if (!others_know) collective_abandon(rank->collective, exit_code);
     training_close(training);

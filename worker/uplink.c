@@ -18,10 +18,11 @@
 #include "worker/report_items.h"
 
 /*
- * Two sides and one lock. The training thread puts rows and notices into `queued`; the uplink's own
+ * Two sides and two locks. The training thread puts rows and notices into `queued`; the uplink's own
  * thread takes all of them at each tick, makes Reports of them, puts those into the outbox (and with it
- * into the spool file), and sends the oldest until it is answered. It holds the lock only to swap what is
- * queued and to note what a reply says, never while it waits.
+ * into the spool file), and sends the oldest until it is answered. It holds `lock` only to swap what is
+ * queued and to note what a reply says, `outbox_lock` while it changes the outbox, neither while it waits. The
+ * training thread touches the outbox once: when it settles its last words.
  */
 
 enum {
@@ -58,14 +59,18 @@ struct uplink {
     bool closing;
     int64_t deadline_ms; /* of the close */
 
-    /* the thread's own */
+    /* under outbox_lock, which is taken before the other */
+    pthread_mutex_t outbox_lock;
     struct report_items taken;
     struct outbox outbox;
     struct report_origin origin;
     Performer__Heartbeat heartbeat;
     char host[256], heartbeat_phase[PHASE_BYTES];
+    int64_t reported_ms;
+
+    /* the thread's own */
     bool silenced; /* nothing more is sent: fenced, or the daemon knows no such run */
-    int64_t reported_ms, retry_ms;
+    int64_t retry_ms;
     int backoff_ms;
     unsigned jitter;
     enum status complained; /* what the last failure was that has been logged */
@@ -115,13 +120,19 @@ static enum status put_report(void *context, uint8_t *packed, size_t length, uin
     return outbox_put(context, packed, length, sequence, rows);
 }
 
-static void reports_make(struct uplink *uplink)
+/* Of all that is queued; with nothing queued, of a heartbeat that is due. */
+static void reports_make(struct uplink *uplink, bool with_heartbeat)
 {
+    pthread_mutex_lock(&uplink->lock);
+    items_take(uplink);
+    heartbeat_take(uplink);
+    pthread_mutex_unlock(&uplink->lock);
+
     struct report_items *items = &uplink->taken;
     int64_t now = monotonic_ms();
     bool something = items->row_count > 0 || items->notice_count > 0 || items->thinned > 0;
     bool heartbeat =
-        !uplink->silenced && uplink->outbox.count == 0 && now - uplink->reported_ms >= HEARTBEAT_MS;
+        with_heartbeat && uplink->outbox.count == 0 && now - uplink->reported_ms >= HEARTBEAT_MS;
     if (!something && !heartbeat) return;
     uplink->reported_ms = now;
 
@@ -174,17 +185,14 @@ static int call_ms(struct uplink *uplink)
     return left < CALL_MS ? (int)left : CALL_MS;
 }
 
-static enum status report_call(struct uplink *uplink, const struct outbox_entry *entry,
-                               int timeout_ms, struct fault *fault)
+static enum status report_call(struct uplink *uplink, Performer__Report *report, int timeout_ms,
+                               struct fault *fault)
 {
-    Performer__Report *report = performer__report__unpack(NULL, entry->length, entry->packed);
-    if (!report) return fault_set(fault, ST_NO_MEMORY, "no memory for a report");
     Performer__Request request = PERFORMER__REQUEST__INIT;
     request.body_case = PERFORMER__REQUEST__BODY_REPORT;
     request.report = report;
     Performer__Response *response;
     enum status status = client_call(uplink->client, &request, timeout_ms, &response, fault);
-    performer__report__free_unpacked(report, NULL);
     if (status != ST_OK) return status;
     if (response->body_case == PERFORMER__RESPONSE__BODY_REPORT_REPLY)
         reply_take(uplink, response->report_reply);
@@ -219,23 +227,41 @@ static void call_failed(struct uplink *uplink, enum status status, const struct 
         uplink->backoff_ms < BACKOFF_MAX_MS / 2 ? 2 * uplink->backoff_ms : BACKOFF_MAX_MS;
 }
 
+/* The oldest, to be freed by the caller. NULL: none waits, or there is no memory for it. */
+static Performer__Report *oldest_report(struct uplink *uplink)
+{
+    Performer__Report *report = NULL;
+    pthread_mutex_lock(&uplink->outbox_lock);
+    const struct outbox_entry *entry = outbox_next(&uplink->outbox);
+    if (entry) report = performer__report__unpack(NULL, entry->length, entry->packed);
+    pthread_mutex_unlock(&uplink->outbox_lock);
+    return report;
+}
+
+static void oldest_answered(struct uplink *uplink)
+{
+    pthread_mutex_lock(&uplink->outbox_lock);
+    outbox_answered(&uplink->outbox);
+    pthread_mutex_unlock(&uplink->outbox_lock);
+    complain(uplink, ST_OK, NULL);
+    uplink->backoff_ms = BACKOFF_MIN_MS;
+}
+
 /* Sends what waits, oldest first, until one is not answered. */
 static void reports_deliver(struct uplink *uplink)
 {
-    const struct outbox_entry *entry;
-    while (!uplink->silenced && monotonic_ms() >= uplink->retry_ms &&
-           (entry = outbox_next(&uplink->outbox))) {
+    Performer__Report *report;
+    enum status status = ST_OK;
+    while (status == ST_OK && !uplink->silenced && monotonic_ms() >= uplink->retry_ms &&
+           (report = oldest_report(uplink))) {
         struct fault fault = {0};
         int timeout_ms = call_ms(uplink);
-        if (timeout_ms == 0) return;
-        enum status status = report_call(uplink, entry, timeout_ms, &fault);
-        if (status != ST_OK) {
+        status = timeout_ms > 0 ? report_call(uplink, report, timeout_ms, &fault) : ST_UNREACHABLE;
+        performer__report__free_unpacked(report, NULL);
+        if (status == ST_OK)
+            oldest_answered(uplink);
+        else if (timeout_ms > 0)
             call_failed(uplink, status, &fault);
-            return;
-        }
-        complain(uplink, ST_OK, NULL);
-        outbox_answered(&uplink->outbox);
-        uplink->backoff_ms = BACKOFF_MIN_MS;
     }
 }
 
@@ -261,10 +287,10 @@ static void *uplink_run(void *context)
     while (!closing) {
         pthread_mutex_lock(&uplink->lock);
         closing = tick_wait(uplink);
-        items_take(uplink);
-        heartbeat_take(uplink);
         pthread_mutex_unlock(&uplink->lock);
-        reports_make(uplink);
+        pthread_mutex_lock(&uplink->outbox_lock);
+        reports_make(uplink, !uplink->silenced);
+        pthread_mutex_unlock(&uplink->outbox_lock);
         if (!closing) reports_deliver(uplink);
     }
     reports_drain(uplink);
@@ -281,6 +307,7 @@ static void lock_init(struct uplink *uplink)
     pthread_cond_init(&uplink->wake, &attributes);
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&uplink->lock, NULL);
+    pthread_mutex_init(&uplink->outbox_lock, NULL);
 }
 
 /* Signals are for the training thread. */
@@ -299,6 +326,7 @@ static void uplink_free(struct uplink *uplink)
     report_items_fini(&uplink->queued);
     report_items_fini(&uplink->taken);
     pthread_mutex_destroy(&uplink->lock);
+    pthread_mutex_destroy(&uplink->outbox_lock);
     pthread_cond_destroy(&uplink->wake);
     client_close(uplink->client);
     free(uplink);
@@ -433,13 +461,22 @@ bool uplink_fenced(struct uplink *uplink)
     return fenced;
 }
 
-void uplink_close(struct uplink *uplink, int timeout_ms)
+enum status uplink_settle(struct uplink *uplink, struct fault *fault)
 {
-    if (!uplink) return;
+    if (!uplink->client) return ST_OK;
+    pthread_mutex_lock(&uplink->outbox_lock);
+    reports_make(uplink, false);
+    enum status status = outbox_settle(&uplink->outbox, fault);
+    pthread_mutex_unlock(&uplink->outbox_lock);
+    return status;
+}
+
+enum status uplink_close(struct uplink *uplink, int timeout_ms, struct fault *fault)
+{
     metrics_file_close(uplink->file);
     if (!uplink->client) {
         free(uplink);
-        return;
+        return ST_OK;
     }
     pthread_mutex_lock(&uplink->lock);
     uplink->closing = true;
@@ -447,6 +484,7 @@ void uplink_close(struct uplink *uplink, int timeout_ms)
     pthread_cond_signal(&uplink->wake);
     pthread_mutex_unlock(&uplink->lock);
     pthread_join(uplink->thread, NULL);
-    outbox_close(&uplink->outbox);
+    enum status status = outbox_close(&uplink->outbox, fault);
     uplink_free(uplink);
+    return status;
 }

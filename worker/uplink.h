@@ -49,8 +49,12 @@ void uplink_applied(struct uplink *uplink, uint64_t id);
 /* True once the daemon has said that a newer attempt has taken over. */
 bool uplink_fenced(struct uplink *uplink);
 
-/* Sends what is left for at most `timeout_ms`, syncs the spool with the rest or removes it, ends the
- * thread, frees. A silent daemon that is being waited for may hold it 5 s longer. */
-void uplink_close(struct uplink *uplink, int timeout_ms);
+/* All that was put in, and not answered, is in the spool and synced: neither a kill nor a power cut takes it from now on.
+ * Waits for the disk, never for the daemon. ST_NO_SPACE, ST_IO, ...: it is not. */
+enum status uplink_settle(struct uplink *uplink, struct fault *fault);
+
+/* Sends what is left for at most `timeout_ms`, settles the rest or removes the spool, ends the thread, frees. A silent
+ * daemon that is being waited for may hold it 5 s longer. ST_NO_SPACE, ST_IO, ...: something is left that is not settled. */
+enum status uplink_close(struct uplink *uplink, int timeout_ms, struct fault *fault);
 
 #endif

@@ -48,6 +48,10 @@ struct rank {
     uint64_t call, call_deadline_ms; /* the call under way; deadline 0: none */
     uint64_t retry_ms, back_off_ms, reported_ms;
     uint64_t close_deadline_ms; /* 0: not closing */
+    enum status end_status;     /* what its own word of its end will say */
+    bool end_stopped, end_written;
+    bool settled;         /* its last words are in the spool and synced */
+    size_t settled_bytes; /* of the spool */
 };
 
 struct gang {
@@ -373,20 +377,9 @@ static void deliver(struct rank *rank)
 
 /* ---- ends ---- */
 
-/* Of a rank whose good end is durable already: words of the last 200 ms, which are in no spool yet (worker/uplink.h), or
- * which could not be written there, for the disk was full. */
-static void words_lost_by(const struct rank *rank)
-{
-    const bool unmade = rank->items.row_count > 0 || rank->items.notice_count > 0;
-    const bool unwritten = rank->outbox.count > 0 && (rank->outbox.spool_stale || world.disk_full);
-    if (rank->gang->phase == GANG_CLOSES && (unmade || unwritten))
-        ledger_words_lost(rank->gang->run);
-}
-
 /* A process that is killed closes nothing: its spool stays as it is. */
 static void rank_drop(struct rank *rank)
 {
-    words_lost_by(rank);
     if (rank->outbox.spool >= 0) close(rank->outbox.spool);
     for (size_t i = 0; i < rank->outbox.count; i++)
         free(rank->outbox.entries[rank->outbox.first + i].packed);
@@ -457,27 +450,50 @@ static void write_end(const struct rank *rank, enum status status, bool stopped)
     leave_file(rank->gang, name, text);
 }
 
-/* All ranks end alike: their own word first, then what is left to tell. */
+/* A moment after the spool is settled, in which it may be killed. */
+static void end_is_written(void *what, uint64_t stamp)
+{
+    struct rank *rank = what;
+    (void)stamp;
+    if (!rank->alive) return;
+    write_end(rank, rank->end_status, rank->end_stopped);
+    rank->end_written = true;
+}
+
+/* As performer-worker says its last words: what is left to tell is made safe, then the end, then the daemon is waited
+ * for. */
+static void rank_ends(struct rank *rank, enum status status, bool stopped)
+{
+    struct fault fault;
+    tell_ended(rank, status, stopped);
+    make_reports(rank);
+    rank->end_status = status;
+    rank->end_stopped = stopped;
+    rank->close_deadline_ms = world.now_ms + LAST_WORDS_MS;
+    rank->back_off_ms = BACK_OFF_MS_MIN;
+    rank->settled = outbox_settle(&rank->outbox, &fault) == ST_OK;
+    if (!rank->settled) return;
+    rank->settled_bytes = rank->outbox.spool_length;
+    world_in(chance_below(&world.chance, 50), end_is_written, rank, 0);
+}
+
+/* All ranks end alike. */
 static void gang_closes(struct gang *gang, enum status status, bool stopped)
 {
     world_trace("r%" PRIu64 " attempt %" PRIu32 ": the ranks end after step %" PRIu64 ": %s%s",
                 gang->run, gang->attempt, gang->state->step, status_text(status),
                 stopped ? ", stopped" : "");
     gang->phase = GANG_CLOSES;
-    for (uint32_t r = 0; r < gang->rank_count; r++) {
-        struct rank *rank = &gang->ranks[r];
-        write_end(rank, status, stopped);
-        tell_ended(rank, status, stopped);
-        rank->close_deadline_ms = world.now_ms + LAST_WORDS_MS;
-        rank->back_off_ms = BACK_OFF_MS_MIN;
-    }
+    for (uint32_t r = 0; r < gang->rank_count; r++) rank_ends(&gang->ranks[r], status, stopped);
 }
 
 static void rank_closes(struct rank *rank)
 {
     struct gang *gang = rank->gang;
-    words_lost_by(rank);
-    outbox_close(&rank->outbox);
+    struct fault fault;
+    enum status kept = outbox_close(&rank->outbox, &fault);
+    if (!rank->settled)
+        write_end(rank, rank->end_status == ST_OK ? kept : rank->end_status, rank->end_stopped);
     report_items_fini(&rank->items);
     rank->alive = false;
     if (!ranks_live(gang)) world_in(chance_between(&world.chance, 1, 200), launcher_ends, gang, 0);
@@ -494,7 +510,7 @@ static void rank_tick(void *what, uint64_t stamp)
     rank->hung = false;
     make_reports(rank);
     deliver(rank);
-    if (rank->close_deadline_ms == 0) return;
+    if (rank->close_deadline_ms == 0 || (rank->settled && !rank->end_written)) return;
     if (rank->outbox.count == 0 || rank->silenced || world.now_ms >= rank->close_deadline_ms)
         rank_closes(rank);
 }
@@ -871,7 +887,8 @@ static void spool_loses_power(const struct rank *rank)
     if (!file) return;
     if (fseek(file, 0, SEEK_END) == 0) size = ftell(file);
     fclose(file);
-    if (truncate(path, (off_t)chance_below(&world.chance, (uint64_t)size + 1)) != 0)
+    uint64_t least = rank->settled_bytes < (size_t)size ? rank->settled_bytes : (uint64_t)size;
+    if (truncate(path, (off_t)chance_between(&world.chance, least, (uint64_t)size)) != 0)
         world_violation("could not cut %s", path);
 }
 
@@ -880,8 +897,6 @@ void gang_lose_power(void)
     for (struct gang *gang = gangs; gang; gang = gang->next) {
         for (uint32_t r = 0; gang->ranks && r < gang->rank_count; r++) {
             if (!gang->ranks[r].alive) continue;
-            /* That it has ended well is durable by then, and its last words are not yet. */
-            if (gang->phase == GANG_CLOSES) ledger_words_lost(gang->run);
             rank_drop(&gang->ranks[r]);
             spool_loses_power(&gang->ranks[r]);
         }

@@ -26,7 +26,6 @@ struct run_entry {
     bool ended;        /* that one */
     uint64_t due_ms;   /* of the world: no attempt begins earlier */
     uint32_t launched; /* newest attempt that was launched */
-    bool words_lost;
     uint32_t
         loss[JOBS_STEPS_MAX + 1]; /* attempt whose row of that step was acknowledged, 0: none */
 };
@@ -380,11 +379,6 @@ void ledger_saved(uint64_t run, uint32_t attempt)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " saves beside a newer one", run, attempt);
 }
 
-void ledger_words_lost(uint64_t run)
-{
-    run_entry(run)->words_lost = true;
-}
-
 /* ---- a new daemon ---- */
 
 void ledger_buried(struct coordinator *coordinator)
@@ -545,7 +539,7 @@ static void check_weights(uint64_t number)
         const struct order_entry *order = order_entry(applied->id);
         if (order->state == ORDER_APPLIED && order->step == applied->step)
             met++;
-        else if (!run->words_lost)
+        else
             world_violation("r%" PRIu64 ": order %" PRIu64 " was applied after step %" PRIu64
                             ", and is %s after step %" PRIu64,
                             number, applied->id, applied->step, order_state_name(order->state),

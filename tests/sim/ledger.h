@@ -43,8 +43,6 @@ void ledger_launched(uint64_t run, uint32_t attempt, const char *nonce);
 void ledger_trains(uint64_t run, uint32_t attempt);
 void ledger_saved(uint64_t run, uint32_t attempt);
 void ledger_signalled(const char *attempt_directory, int signal);
-/* A rank ended, and of what it had to tell no file took it, or a power cut it off. */
-void ledger_words_lost(uint64_t run);
 
 /* Every run that there is has ended. */
 bool ledger_all_final(void);

@@ -179,7 +179,7 @@ ParameterizedTest(struct step_case *test, allocation, a_step_allocates_nothing)
                  atomic_load(&allocations) - 1);
 
     training_close(training);
-    uplink_close(setup.uplink, 0);
+    uplink_close(setup.uplink, 0, &fault);
     collective_close(setup.collective);
     jobspec_free(&spec);
     snprintf(command, sizeof command, "rm -r %s", directory);

@@ -116,6 +116,16 @@ attempt unstartable 1 2 </dev/null >"$work/log" 2>&1 || code=$?
 [ "$code" -ne 0 ] || fail "a rank without a log was content"
 [[ "$(end_of unstartable/attempt-1 1 .text)" == *"could not open the log"* ]] || fail "no word of the log"
 
+# ---- no daemon and no room for what is left to tell: such a run has not ended well
+run wordless
+"$write_plan" "$work/wordless" 1 nonce-1 2
+mkdir "$work/wordless/attempt-1/rank-1.spool"
+code=0
+attempt wordless 1 2 </dev/null >"$work/log" 2>&1 || code=$?
+[ "$code" -ne 0 ] || fail "a rank whose words are lost was content"
+[ "$(end_of wordless/attempt-1 0 .status)" = ok ] || fail "rank 0 has lost nothing"
+[[ "$(end_of wordless/attempt-1 1 '[.step, .text] | join(" ")')" == "40 "*"does not take"* ]] || fail "no word of the spool"
+
 ends 66 "$worker" --plan "$work/nowhere/plan"
 echo -n nonsense >"$work/plan"
 ends 87 "$worker" --plan "$work/plan"

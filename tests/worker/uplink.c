@@ -326,7 +326,7 @@ Test(uplink, everything_arrives_in_order_and_once)
         tell_steps(uplink, step, step);
         if (step % 20 == 0) usleep(30000); /* several Reports */
     }
-    uplink_close(uplink, 20000);
+    uplink_close(uplink, 20000, &fault);
     struct heard *heard = server_stop(&server);
     cr_assert_gt(heard->count, 2);
     expect_steps(heard, 300);
@@ -341,7 +341,7 @@ Test(uplink, much_at_once_is_cut_into_reports)
     server_start(&server);
     struct uplink *uplink = opened();
     tell_steps(uplink, 1, 25000); /* about 2 MB */
-    uplink_close(uplink, 20000);
+    uplink_close(uplink, 20000, &fault);
     struct heard *heard = server_stop(&server);
     cr_assert_geq(heard->count, 3);
     expect_steps(heard, 25000);
@@ -356,7 +356,7 @@ Test(uplink, a_report_without_answer_is_sent_again)
     tell_steps(uplink, 1, 50);
     while (server_requests(&server) < 2) usleep(10000);
     tell_steps(uplink, 51, 60);
-    uplink_close(uplink, 20000);
+    uplink_close(uplink, 20000, &fault);
     struct heard *heard = server_stop(&server);
     cr_assert_gt(heard->requests, heard->count);
     expect_steps(heard, 60);
@@ -372,7 +372,7 @@ Test(uplink, a_daemon_that_is_away_gets_it_later)
     }
     struct server server = {0};
     server_start(&server);
-    uplink_close(uplink, 30000);
+    uplink_close(uplink, 30000, &fault);
     struct heard *heard = server_stop(&server);
     expect_steps(heard, 60);
     cr_assert_eq(access(spool, F_OK), -1);
@@ -385,7 +385,7 @@ Test(uplink, a_daemon_that_refuses_gets_it_later)
     server_start(&server);
     struct uplink *uplink = opened();
     tell_steps(uplink, 1, 40);
-    uplink_close(uplink, 30000);
+    uplink_close(uplink, 30000, &fault);
     struct heard *heard = server_stop(&server);
     cr_assert_geq(heard->requests, heard->count + 3);
     expect_steps(heard, 40);
@@ -399,7 +399,7 @@ Test(uplink, without_a_daemon_all_is_in_the_spool)
         tell_steps(uplink, step, step);
         usleep(10000);
     }
-    uplink_close(uplink, 300);
+    uplink_close(uplink, 300, &fault);
     struct heard *heard = calloc(1, sizeof *heard);
     hear_spool(heard);
     cr_assert_gt(heard->count, 1);
@@ -490,7 +490,7 @@ Test(uplink, many_small_reports_are_joined)
     hear_spool(heard);
     cr_assert_eq(heard->count, 0, "emptied with the last answer");
     heard_fini(heard);
-    outbox_close(&outbox);
+    outbox_close(&outbox, &fault);
     cr_assert_eq(access(spool, F_OK), -1);
 }
 
@@ -521,7 +521,7 @@ Test(uplink, what_comes_too_fast_is_thinned_and_counted)
 {
     struct uplink *uplink = opened();
     tell_steps(uplink, 1, 100000);
-    uplink_close(uplink, 0);
+    uplink_close(uplink, 0, &fault);
     struct heard *heard = calloc(1, sizeof *heard);
     hear_spool(heard);
     expect_thinned(heard, 100000, 65536);
@@ -537,7 +537,7 @@ Test(uplink, a_full_spool_is_thinned_and_counted)
     }
     struct server server = {0};
     server_start(&server);
-    uplink_close(uplink, 30000);
+    uplink_close(uplink, 30000, &fault);
     struct heard *heard = server_stop(&server);
     cr_assert_gt(thinned_heard(heard), 0);
     expect_thinned(heard, 100000, 2 * 65536); /* of the outbox, and of the queue behind it */
@@ -560,9 +560,30 @@ Test(uplink, a_stuck_daemon_stops_nobody)
     }
     cr_assert_eq(server_requests(&server), 0);
     atomic_store(&server.stuck, false);
-    uplink_close(uplink, 30000);
+    uplink_close(uplink, 30000, &fault);
     struct heard *heard = server_stop(&server);
     expect_steps(heard, 1000);
+    heard_fini(heard);
+}
+
+/* A call is under way that nobody answers, and rows have just come: they are in the file when settle returns. */
+Test(uplink, settled_words_are_in_the_spool)
+{
+    struct server server = {.stuck = true};
+    server_start(&server);
+    struct uplink *uplink = opened();
+    tell_steps(uplink, 1, 10);
+    usleep(500000);
+    tell_steps(uplink, 11, 60);
+    cr_assert_eq(uplink_settle(uplink, &fault), ST_OK, "%s", fault.text);
+    struct heard *held = calloc(1, sizeof *held);
+    hear_spool(held);
+    expect_steps(held, 60);
+    heard_fini(held);
+    atomic_store(&server.stuck, false);
+    cr_assert_eq(uplink_close(uplink, 30000, &fault), ST_OK);
+    struct heard *heard = server_stop(&server);
+    expect_steps(heard, 60);
     heard_fini(heard);
 }
 
@@ -602,7 +623,7 @@ Test(uplink, orders_are_wanted_until_applied)
     }
     atomic_store(&server.order_count, 0); /* dropped by the daemon */
     wait_wanted(uplink, wanted, 0);
-    uplink_close(uplink, 20000);
+    uplink_close(uplink, 20000, &fault);
     heard_fini(server_stop(&server));
 }
 
@@ -613,7 +634,7 @@ Test(uplink, heartbeats_come_by_themselves)
     struct uplink *uplink = opened();
     uplink_phase(uplink, 41, "backward", 7.5);
     while (server_requests(&server) < 3) usleep(10000);
-    uplink_close(uplink, 20000);
+    uplink_close(uplink, 20000, &fault);
     struct heard *heard = server_stop(&server);
     const Performer__Report *last = heard->reports[heard->count - 1];
     report_check(last);
@@ -636,7 +657,7 @@ Test(uplink, fenced_it_sends_no_more)
     size_t requests = server_requests(&server);
     tell_steps(uplink, 11, 20);
     usleep(1500000);
-    uplink_close(uplink, 20000);
+    uplink_close(uplink, 20000, &fault);
     struct heard *heard = server_stop(&server);
     cr_assert_eq(heard->requests, requests);
     hear_spool(heard); /* the rest is kept all the same */
@@ -654,7 +675,7 @@ static void expect_silenced(enum status refusal, bool fenced)
     tell_steps(uplink, 11, 20);
     usleep(1500000);
     cr_assert_eq(uplink_fenced(uplink), fenced);
-    uplink_close(uplink, 20000);
+    uplink_close(uplink, 20000, &fault);
     struct heard *heard = server_stop(&server);
     cr_assert_eq(heard->requests, 1);
     hear_spool(heard);
@@ -687,9 +708,10 @@ Test(uplink, a_spool_that_cannot_grow_loses_nothing_in_memory)
     hear_spool(held); /* what fits, and no half of a report behind it */
     cr_assert_lt(rows_heard(held), 120);
     heard_fini(held);
+    cr_assert_eq(uplink_settle(uplink, &fault), ST_NO_SPACE);
     struct server server = {0};
     server_start(&server);
-    uplink_close(uplink, 30000);
+    cr_assert_eq(uplink_close(uplink, 30000, &fault), ST_OK, "the daemon has it all");
     struct heard *heard = server_stop(&server);
     expect_steps(heard, 60);
     heard_fini(heard);
@@ -754,12 +776,12 @@ Test(uplink, without_a_daemon_metrics_go_to_a_file)
     cr_assert_eq(uplink_wanted(uplink, &wanted, 1), 0);
     uplink_applied(uplink, 1);
     cr_assert_not(uplink_fenced(uplink));
-    uplink_close(uplink, 0);
+    uplink_close(uplink, 0, &fault);
     expect_lines(4, lines);
 
     cr_assert_eq(uplink_open_file(directory, 0, &uplink, &fault), ST_OK, "%s", fault.text);
     uplink_metric(uplink, 2, "loss", 1e-300);
-    uplink_close(uplink, 0);
+    uplink_close(uplink, 0, &fault);
 
     char path[96]; /* a run that was killed in the middle of a line */
     snprintf(path, sizeof path, "%s/metrics.jsonl", directory);
@@ -768,7 +790,7 @@ Test(uplink, without_a_daemon_metrics_go_to_a_file)
     fclose(file);
     cr_assert_eq(uplink_open_file(directory, 0, &uplink, &fault), ST_OK, "%s", fault.text);
     uplink_metric(uplink, 3, "loss", 2.0);
-    uplink_close(uplink, 0);
+    uplink_close(uplink, 0, &fault);
     expect_lines(6, lines);
 }
 
@@ -777,7 +799,7 @@ Test(uplink, rank_0_alone_writes_the_file)
     struct uplink *uplink;
     cr_assert_eq(uplink_open_file(directory, 1, &uplink, &fault), ST_OK);
     uplink_metric(uplink, 1, "loss", 4.22);
-    uplink_close(uplink, 0);
+    uplink_close(uplink, 0, &fault);
     char path[96];
     snprintf(path, sizeof path, "%s/metrics.jsonl", directory);
     cr_assert_eq(access(path, F_OK), -1);
