@@ -79,9 +79,9 @@ static inline floats lanes_pair_fma(words a, words b, floats sum)
 /* Of each lane the pair (first, second). */
 static inline words lanes_pair(floats first, floats second)
 {
-    const words low = (words)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)first));
-    const words high = (words)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)second));
-    return low | high << 16;
+    const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    const words order = (words)(ints){LANE_NUMBERS} * 0x10001u + 0x100000u;
+    return (words)_mm512_permutexvar_epi16((__m512i)order, halves);
 }
 
 /* The pairs of 2 LANES neighbours, of which these are the first and the second half. */
