@@ -1,7 +1,7 @@
 /*
  * How fast attention is: forward and backward in milliseconds, GFLOP/s of its products alone, and their share of
- * the product peak of this machine, measured in the same run. Each kind is compared with the plain reference
- * first, and what differs is not timed.
+ * the product peak of this machine in the same precision, measured in the same run. Each kind is compared with the plain
+ * reference in fp32 first, and what differs is not timed.
  */
 
 #include <errno.h>
@@ -18,11 +18,9 @@
 
 enum { DIM = 64, FEATURES = 256, CHECK_LENGTH = 333, CHECK_HEADS = 2 };
 
-/* Of ‖ours - reference‖ / ‖reference‖ (design: numbers). */
-static const double TOLERANCE = 2e-5;
-
 struct options {
     const char *backend;
+    enum precision precision;
     long threads, heads, repeat;
     const char *lengths;
 };
@@ -70,7 +68,8 @@ static struct heads_view view_of(float *data, int64_t heads)
     return (struct heads_view){data, 0, DIM, heads * DIM};
 }
 
-static struct workload workload_new(const struct measured *what, int64_t heads, int64_t length)
+static struct workload workload_new(const struct measured *what, enum precision precision,
+                                    int64_t heads, int64_t length)
 {
     struct workload w = {.elements = heads * length * DIM};
     double *work = memory_new(FEATURES * DIM * sizeof *work);
@@ -87,6 +86,7 @@ static struct workload workload_new(const struct measured *what, int64_t heads, 
     w.backward = (struct attention_backward){
         .forward = {.kind = what->kind,
                     .kernel = what->kernel,
+                    .precision = precision,
                     .causal = what->causal,
                     .epsilon = what->epsilon,
                     .batch = 1,
@@ -166,20 +166,31 @@ static double distance(const float *ours, const float *reference, int64_t count)
     return norm > 0 ? sqrt(off / norm) : sqrt(off);
 }
 
-/* Whether the backend agrees with the reference at a small size. */
+/* Of ‖ours - reference‖ / ‖reference‖ (design: numbers). */
+static double tolerance_of(enum precision precision, enum role role)
+{
+    if (precision == PRECISION_FP32) return 2e-5;
+    return role == DQ || role == DK ? 4e-2 : 2e-2;
+}
+
+/* Whether the backend has it, and agrees with the reference at a small size. */
 static bool workload_agrees(const struct backend *backend, struct team *team,
-                            const struct measured *what)
+                            const struct measured *what, enum precision precision)
 {
     static const char *const names[ROLES] = {[OUT] = "out", [DQ] = "dq", [DK] = "dk", [DV] = "dv"};
-    struct workload ours = workload_new(what, CHECK_HEADS, CHECK_LENGTH);
-    struct workload reference = workload_new(what, CHECK_HEADS, CHECK_LENGTH);
-    bool agrees = true;
+    struct workload ours = workload_new(what, precision, CHECK_HEADS, CHECK_LENGTH);
+    struct workload reference = workload_new(what, PRECISION_FP32, CHECK_HEADS, CHECK_LENGTH);
+    const char *why_not;
+    bool agrees = backend->attention_supported(&ours.backward.forward, &why_not);
 
-    workload_run(backend, team, &ours, 1);
-    workload_run(backend_find("reference"), team, &reference, 1);
-    for (int role = OUT; role < ROLES; role++) {
+    if (!agrees) fprintf(stderr, "kernels-bench: %s: %s\n", what->name, why_not);
+    if (agrees) {
+        workload_run(backend, team, &ours, 1);
+        workload_run(backend_find("reference"), team, &reference, 1);
+    }
+    for (enum role role = OUT; role < ROLES && agrees; role++) {
         const double off = distance(ours.data[role], reference.data[role], ours.elements);
-        if (off <= TOLERANCE) continue;
+        if (off <= tolerance_of(precision, role)) continue;
         fprintf(stderr, "kernels-bench: %s: %s differs from the reference by %.2g\n", what->name,
                 names[role], off);
         agrees = false;
@@ -229,23 +240,25 @@ static void row_print(const struct measured *what, int64_t heads, int64_t length
 static bool kinds_measure(const struct options *options, const struct backend *backend,
                           struct team *team)
 {
-    const double peak = peak_measure(team, PRECISION_FP32);
+    const double peak = peak_measure(team, options->precision);
     bool agree = true;
 
-    printf("%s, %s, %d threads, %ld heads of %d, %d features\nproduct peak %.1f GFLOP/s\n\n",
+    printf("%s, %s, %d threads, %ld heads of %d, %d features, %s\n"
+           "product peak %.1f GFLOP/s\n\n",
            backend->description, backend_libraries(), team_threads(team), options->heads, DIM,
-           FEATURES, peak);
+           FEATURES, precision_text(options->precision), peak);
     printf("%-30s %7s %9s %9s %9s %9s %7s %7s\n", "attention", "length", "fwd ms", "bwd ms",
            "fwd GF/s", "bwd GF/s", "of peak", "of peak");
     for (int i = 0; i < MEASURED; i++) {
-        if (!workload_agrees(backend, team, &measured[i])) {
+        if (!workload_agrees(backend, team, &measured[i], options->precision)) {
             agree = false;
             continue;
         }
         for (const char *at = options->lengths; *at;) {
             char *end;
             const int64_t length = strtol(at, &end, 10);
-            struct workload w = workload_new(&measured[i], options->heads, length);
+            struct workload w =
+                workload_new(&measured[i], options->precision, options->heads, length);
             row_print(&measured[i], options->heads, length,
                       workload_run(backend, team, &w, options->repeat), peak);
             workload_free(&w);
@@ -257,9 +270,10 @@ static bool kinds_measure(const struct options *options, const struct backend *b
 
 static void usage(FILE *file)
 {
-    fprintf(file,
-            "usage: kernels-bench [--backend NAME] [--threads N] [--heads N] [--lengths N,N...] "
-            "[--repeat N]\n");
+    fprintf(
+        file,
+        "usage: kernels-bench [--backend NAME] [--precision fp32|bf16] [--threads N] [--heads N] "
+        "[--lengths N,N...] [--repeat N]\n");
 }
 
 static long count_of(const char *option, const char *text)
@@ -289,6 +303,7 @@ static struct options options_read(int argc, char **argv)
 {
     enum {
         BACKEND = 'b',
+        PRECISION = 'p',
         THREADS = 't',
         HEADS = 'h',
         LENGTHS = 'l',
@@ -297,6 +312,7 @@ static struct options options_read(int argc, char **argv)
     };
     static const struct option known[] = {
         {"backend", required_argument, NULL, BACKEND},
+        {"precision", required_argument, NULL, PRECISION},
         {"threads", required_argument, NULL, THREADS},
         {"heads", required_argument, NULL, HEADS},
         {"lengths", required_argument, NULL, LENGTHS},
@@ -304,13 +320,17 @@ static struct options options_read(int argc, char **argv)
         {"help", no_argument, NULL, HELP},
         {NULL, 0, NULL, 0},
     };
-    struct options options = {"cpu", 2, 8, 5, "1024,4096"};
+    struct options options = {"cpu", PRECISION_FP32, 2, 8, 5, "1024,4096"};
 
     for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (option) {
         case BACKEND:
             options.backend = optarg;
             break;
+        case PRECISION:
+            if (precision_from_text(optarg, &options.precision)) break;
+            fprintf(stderr, "kernels-bench: --precision is fp32 or bf16, not `%s`\n", optarg);
+            exit(2);
         case THREADS:
             options.threads = count_of("threads", optarg);
             break;
