@@ -174,6 +174,8 @@ json_t *run_detail_json(const Performer__RunDetail *detail)
                         detail->redraw_threshold > 0 ? real(detail->redraw_threshold)
                                                      : json_null());
     SET_LIST("checkpoints", checkpoints, checkpoint_json);
+    json_object_set_new(document, "priority", json_integer(detail->priority));
+    SET_LIST("after", after, text);
     json_object_set_new(document, "next_checkpoint_step",
                         integer_or_null(detail->next_checkpoint_step));
     return document;

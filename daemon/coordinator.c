@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "daemon/memory.h"
+#include "daemon/queue.h"
 #include "daemon/scene.h"
 
 /* ---- finding ---- */
@@ -78,6 +79,12 @@ uint32_t coordinator_ranks_in_use(const struct coordinator *coordinator)
     return ranks;
 }
 
+uint32_t coordinator_ranks_free(const struct coordinator *coordinator)
+{
+    uint32_t in_use = coordinator_ranks_in_use(coordinator);
+    return in_use < coordinator->ranks_max ? coordinator->ranks_max - in_use : 0;
+}
+
 /* ---- tick ---- */
 
 static uint64_t lease_ms(const struct run *run)
@@ -149,28 +156,9 @@ static void plan_attempt(const struct scene *scene)
     collect_applied(scene, effect);
 }
 
-static uint32_t ranks_free(const struct coordinator *coordinator)
-{
-    uint32_t in_use = coordinator_ranks_in_use(coordinator);
-    return in_use < coordinator->ranks_max ? coordinator->ranks_max - in_use : 0;
-}
-
-/* Ranks that a QUEUED run may have: those of runs between two attempts are kept for them, unless they can never
- * have them. */
-static uint32_t ranks_for_queue(const struct coordinator *coordinator)
-{
-    uint32_t ranks = ranks_free(coordinator);
-    for (size_t i = 0; i < coordinator->run_count; i++) {
-        const struct run *run = coordinator->runs[i];
-        if (run->state != RUN_RESTARTING || run->facts.ranks > coordinator->ranks_max) continue;
-        ranks = ranks > run->facts.ranks ? ranks - run->facts.ranks : 0;
-    }
-    return ranks;
-}
-
 static bool restart_due(const struct scene *scene)
 {
-    uint32_t ranks = ranks_free(scene->coordinator);
+    uint32_t ranks = coordinator_ranks_free(scene->coordinator);
     for (size_t i = 0; i < scene->coordinator->run_count; i++) {
         struct scene known = *scene;
         known.run = scene->coordinator->runs[i];
@@ -183,29 +171,36 @@ static bool restart_due(const struct scene *scene)
     return false;
 }
 
-/* In order of submit: a run that does not fit yet keeps those behind it waiting, so that it gets its turn. One that
- * can never fit, since ranks_max was lowered, stands aside. */
-static const struct run *first_in_queue(const struct coordinator *coordinator)
-{
-    for (size_t i = 0; i < coordinator->run_count; i++) {
-        const struct run *run = coordinator->runs[i];
-        if (run->state == RUN_QUEUED && run->facts.ranks <= coordinator->ranks_max) return run;
-    }
-    return NULL;
-}
-
 static bool admit_next(const struct scene *scene)
 {
     struct scene known = *scene;
-    known.run = first_in_queue(scene->coordinator);
-    if (!known.run || known.run->facts.ranks > ranks_for_queue(scene->coordinator)) return false;
+    known.run = queue_next(scene->coordinator);
+    if (!known.run) return false;
     plan_attempt(&known);
     return true;
+}
+
+/* One that was to come after a run which has ended otherwise will never begin: nothing of it has failed. */
+static bool cancel_hopeless(const struct scene *scene)
+{
+    for (size_t i = 0; i < scene->coordinator->run_count; i++) {
+        struct scene known = *scene;
+        known.run = scene->coordinator->runs[i];
+        if (known.run->state != RUN_QUEUED) continue;
+        const struct run *awaited = queue_awaits(scene->coordinator, known.run);
+        if (!awaited || !run_state_is_final(awaited->state)) continue;
+        scene_move(&known, RUN_CANCELLED,
+                   decision_format(scene->decision, "it was to come after %s, which has %s",
+                                   awaited->id, run_state_name(awaited->state)));
+        return true;
+    }
+    return false;
 }
 
 void decide_tick(const struct scene *scene)
 {
     if (lapse_lease(scene)) return;
+    if (cancel_hopeless(scene)) return;
     if (restart_due(scene)) return;
     admit_next(scene);
 }
@@ -216,16 +211,10 @@ void coordinator_reason(const struct coordinator *coordinator, const struct run 
     if (run->state == RUN_RESTARTING && run->due_ms > now_ms)
         snprintf(text, size, "%s; attempt %" PRIu32 " begins in %" PRIu64 " s", run->reason,
                  run->attempt.number + 1, (run->due_ms - now_ms + 999) / 1000);
-    else if (run->state != RUN_QUEUED && run->state != RUN_RESTARTING)
-        text_copy(text, size, run->reason);
-    else if (run->facts.ranks > coordinator->ranks_max)
-        snprintf(text, size, "needs %" PRIu32 " ranks, and this daemon runs at most %" PRIu32,
-                 run->facts.ranks, coordinator->ranks_max);
-    else if (run->state == RUN_QUEUED && first_in_queue(coordinator) != run)
-        snprintf(text, size, "waits behind %s", first_in_queue(coordinator)->id);
+    else if (run->state == RUN_QUEUED || run->state == RUN_RESTARTING)
+        queue_reason(coordinator, run, text, size);
     else
-        snprintf(text, size, "waits for %" PRIu32 " ranks: %" PRIu32 " of %" PRIu32 " are in use",
-                 run->facts.ranks, coordinator_ranks_in_use(coordinator), coordinator->ranks_max);
+        text_copy(text, size, run->reason);
 }
 
 /* ---- the door ---- */

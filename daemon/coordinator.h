@@ -18,6 +18,7 @@
  *   4. no more than restart.max + 1 attempts have ended in a crash
  *   5. an order is applied at one step; a final run has none pending
  *   6. sequence numbers of a rank grow
+ *   7. a run comes after earlier ones alone, and has begun only where all of them have succeeded
  *
  * All runs that ever were are held in memory, about 1 KiB each.
  */
@@ -63,6 +64,7 @@ enum event_kind { EVENTS(EVENT_ENUM) };
 
 struct event_submit {
     const struct run_facts *facts; /* of the resolved text */
+    const struct text_list *after; /* runs as a person names them; NULL: none */
     const char *text, *resolved;
     const char *key; /* NULL or "": none */
 };
@@ -173,6 +175,7 @@ enum status coordinator_find(const struct coordinator *coordinator, const char *
                              const struct run **run, struct fault *fault);
 
 uint32_t coordinator_ranks_in_use(const struct coordinator *coordinator);
+uint32_t coordinator_ranks_free(const struct coordinator *coordinator);
 
 /* Why the run is where it is, in words: its reason, or what a QUEUED or RESTARTING run waits for.
  */

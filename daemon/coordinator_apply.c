@@ -62,6 +62,9 @@ static void apply_run_submitted(struct coordinator *coordinator, struct run *run
     snprintf(made->id, sizeof made->id, "r%" PRIu64, record->run);
     text_copy(made->key, sizeof made->key, submitted->key);
     made->facts = *submitted->facts;
+    made->after_count = submitted->after_count;
+    made->after = memory_zeroed(submitted->after_count, sizeof *made->after);
+    for (size_t i = 0; i < submitted->after_count; i++) made->after[i] = submitted->after[i];
     made->state = RUN_QUEUED;
     made->submitted_ms = record->time_ms;
     made->heard_ms = now_ms;
@@ -307,6 +310,17 @@ static const char *check_orders(const struct coordinator *coordinator, const str
     return NULL;
 }
 
+static const char *check_after(const struct coordinator *coordinator, const struct run *run)
+{
+    for (size_t i = 0; i < run->after_count; i++) {
+        const struct run *earlier = coordinator_run(coordinator, run->after[i]);
+        if (!earlier || earlier->number >= run->number) return "a run comes after a later one";
+        if (run->attempt.number > 0 && earlier->state != RUN_SUCCEEDED)
+            return "a run has begun before one that it comes after has succeeded";
+    }
+    return NULL;
+}
+
 static const char *check_attempt(const struct run *run)
 {
     const struct attempt *attempt = &run->attempt;
@@ -330,7 +344,8 @@ const char *coordinator_check_run(const struct coordinator *coordinator, const s
         return "a run has an end if and only if it is final";
     for (size_t i = 1; i < run->draw_count; i++)
         if (run->draws[i - 1].draw >= run->draws[i].draw) return "draws are not in order";
-    const char *flaw = check_attempt(run);
+    const char *flaw = check_after(coordinator, run);
+    if (!flaw) flaw = check_attempt(run);
     return flaw ? flaw : check_orders(coordinator, run);
 }
 

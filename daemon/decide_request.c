@@ -17,6 +17,43 @@ static const struct run *run_by_key(const struct coordinator *coordinator, const
     return NULL;
 }
 
+/* In order, none twice. */
+static void insert_number(uint64_t *numbers, size_t *count, uint64_t number)
+{
+    size_t place = *count;
+    while (place > 0 && numbers[place - 1] > number) place--;
+    if (place > 0 && numbers[place - 1] == number) return;
+    memmove(numbers + place + 1, numbers + place, (*count - place) * sizeof *numbers);
+    numbers[place] = number;
+    ++*count;
+}
+
+/* Runs that are there already, so that none can come after itself. False: the answer says why not. */
+static bool find_awaited(const struct scene *scene, struct record_run_submitted *submitted)
+{
+    const struct text_list *after = scene->event->submit.after;
+    size_t wanted = after ? after->count : 0;
+    uint64_t *numbers = decision_memory(scene->decision, wanted * sizeof *numbers);
+    submitted->after = numbers;
+    for (size_t i = 0; i < wanted; i++) {
+        const struct run *run;
+        struct fault fault;
+        enum status status = coordinator_find(scene->coordinator, after->items[i], &run, &fault);
+        if (status != ST_OK) {
+            scene_answer(scene, status, "`after` in [queue]: %s", fault.text);
+            return false;
+        }
+        if (run_state_is_final(run->state) && run->state != RUN_SUCCEEDED) {
+            scene_answer(scene, ST_REFUSED,
+                         "`after` in [queue]: %s has %s, and the job would never begin", run->id,
+                         run_state_name(run->state));
+            return false;
+        }
+        insert_number(numbers, &submitted->after_count, run->number);
+    }
+    return true;
+}
+
 void decide_submit(const struct scene *scene)
 {
     const struct event_submit *submit = &scene->event->submit;
@@ -39,12 +76,14 @@ void decide_submit(const struct scene *scene)
             facts->ranks, scene->coordinator->ranks_max, facts->ranks);
         return;
     }
+    struct record_run_submitted submitted = {
+        .facts = facts, .key = key, .text = submit->text, .resolved = submit->resolved};
+    if (!find_awaited(scene, &submitted)) return;
     struct run run = {.number = scene->coordinator->run_count + 1};
     snprintf(run.id, sizeof run.id, "r%" PRIu64, run.number);
     struct scene made = *scene;
     made.run = &run;
-    scene_record(&made, RECORD_RUN_SUBMITTED)->run_submitted = (struct record_run_submitted){
-        .facts = facts, .key = key, .text = submit->text, .resolved = submit->resolved};
+    scene_record(&made, RECORD_RUN_SUBMITTED)->run_submitted = submitted;
     scene_note(&made, NOTE_SUBMITTED, 0, "%s, %" PRIu32 " rank%s, %" PRIu64 " steps", facts->name,
                facts->ranks, facts->ranks == 1 ? "" : "s", facts->steps);
     struct effect *effect = scene_effect(&made, EFFECT_WRITE_JOB);

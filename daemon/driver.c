@@ -590,7 +590,11 @@ static Performer__Response *submit_parsed(struct driver *driver, const struct jo
     enum status status = run_facts_of(spec, &facts, &fault);
     if (status != ST_OK) return response_refuse(status, fault.text);
     struct event event = event_new(EVENT_SUBMIT);
-    event.submit = (struct event_submit){&facts, submit->text, submit->resolved, submit->key};
+    event.submit = (struct event_submit){.facts = &facts,
+                                         .after = &spec->queue.after,
+                                         .text = submit->text,
+                                         .resolved = submit->resolved,
+                                         .key = submit->key};
     return drive_and_answer(driver, &event, answer_submitted);
 }
 

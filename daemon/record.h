@@ -37,6 +37,8 @@ bool verdict_from_name(const char *name, enum verdict *verdict);
 
 struct record_run_submitted {
     const struct run_facts *facts;
+    const uint64_t *after; /* (after_count), numbers of earlier runs, none twice */
+    size_t after_count;
     const char *key;
     const char *text, *resolved; /* the job file as written, and in full */
 };

@@ -23,6 +23,7 @@ enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, st
         .redraw_every = planned ? (uint64_t)spec->redraw.every : 0,
         .checkpoint_every = spec->checkpoint.every > 0 ? (uint64_t)spec->checkpoint.every : 0,
         .redraw_threshold = spec->redraw.policy == POLICY_ADAPTIVE ? spec->redraw.threshold : 0,
+        .priority = spec->queue.priority,
         .features = features,
         .validates = jobspec_validates(spec),
     };
@@ -110,6 +111,7 @@ const struct order *run_order(const struct run *run, uint64_t id)
 void run_free(struct run *run)
 {
     if (!run) return;
+    free(run->after);
     free(run->attempt.ranks);
     free(run->orders);
     free(run->draws);

@@ -38,6 +38,7 @@ struct run_facts {
     uint64_t redraw_every;     /* 0: no planned redraws */
     uint64_t checkpoint_every; /* 0: none planned */
     double redraw_threshold;   /* error of a layer that redraws when it is passed, 0: none does */
+    int64_t priority;          /* in the queue; higher begins first */
     bool features;             /* its attention has features that can be redrawn */
     bool validates;            /* it has validation data */
 };
@@ -115,6 +116,9 @@ struct run {
     char id[RUN_ID_SIZE]; /* "r" and the number */
     char key[RUN_KEY_MAX + 1];
     struct run_facts facts;
+    uint64_t
+        *after; /* (after_count), numbers of runs that must have succeeded; smaller than its own */
+    size_t after_count;
     enum run_state state;
     char reason[RUN_REASON_SIZE]; /* why it is in that state */
     enum stop stop;

@@ -2,8 +2,8 @@
 
 #include <stddef.h>
 
-const char *const schema_vital_tables[] = {"runs",   "jobs",  "attempts",    "ranks",
-                                           "orders", "draws", "checkpoints", NULL};
+const char *const schema_vital_tables[] = {"runs",  "jobs",        "attempts", "ranks", "orders",
+                                           "draws", "checkpoints", "awaited",  NULL};
 
 /*
  * Times are milliseconds since 1970, 0: not yet. States, causes, kinds and verdicts are the names that people
@@ -155,4 +155,12 @@ static const char second[] =
 
 static const char third[] = "ALTER TABLE draws ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;";
 
-const char *const schema_migrations[] = {first, second, third, NULL};
+static const char fourth[] =
+    "ALTER TABLE runs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TABLE awaited (" /* runs that must have succeeded before a run begins */
+    "  run INTEGER NOT NULL REFERENCES runs (number),"
+    "  after INTEGER NOT NULL REFERENCES runs (number),"
+    "  PRIMARY KEY (run, after)"
+    ") STRICT, WITHOUT ROWID;";
+
+const char *const schema_migrations[] = {first, second, third, fourth, NULL};

@@ -16,7 +16,8 @@
     Q(COMMIT, "COMMIT")                                                                            \
     Q(ROLLBACK, "ROLLBACK")                                                                        \
     Q(INSERT_RUN, "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, 0," \
-                  " ?11, 0, 0, ?12, ?13)")                                                         \
+                  " ?11, 0, 0, ?12, ?13, ?14)")                                                    \
+    Q(INSERT_AWAITED, "INSERT INTO awaited VALUES (?1, ?2)")                                       \
     Q(INSERT_JOB, "INSERT INTO jobs VALUES (?1, ?2, ?3)")                                          \
     Q(MOVE_RUN, "UPDATE runs SET state = ?2, reason = ?3,"                                         \
                 " started_ms = iif(started_ms = 0, ?4, started_ms), ended_ms = ?5"                 \
@@ -67,7 +68,9 @@
                     " VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                            \
     Q(RUNS, "SELECT number, key, name, ranks, steps, restart_max, redraw_every,"                   \
             " checkpoint_every, features, state, reason, stop, step, crashes, submitted_ms,"       \
-            " started_ms, ended_ms, redraw_threshold, validates FROM runs ORDER BY number")        \
+            " started_ms, ended_ms, redraw_threshold, validates, priority FROM runs"               \
+            " ORDER BY number")                                                                    \
+    Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
                       " resumed_step, ended, cause, crash FROM attempts WHERE run = ?1"            \
                       " ORDER BY number DESC LIMIT 1")                                             \
@@ -491,7 +494,10 @@ static enum status store_run_submitted(struct store *store, const struct record 
                 count(facts->ranks), count(facts->steps), count(facts->restart_max),
                 count(facts->redraw_every), count(facts->checkpoint_every),
                 integer(facts->features), text(run_state_name(RUN_QUEUED)), count(record->time_ms),
-                real(facts->redraw_threshold), integer(facts->validates));
+                real(facts->redraw_threshold), integer(facts->validates), integer(facts->priority));
+    for (size_t i = 0; status == ST_OK && i < submitted->after_count; i++)
+        status = execute(store, SQL_INSERT_AWAITED, fault, count(record->run),
+                         count(submitted->after[i]));
     if (status != ST_OK) return status;
     return execute(store, SQL_INSERT_JOB, fault, count(record->run), text(submitted->text),
                    text(submitted->resolved));
@@ -763,10 +769,22 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     run->ended_ms = column_count(row, 16);
     run->facts.redraw_threshold = sqlite3_column_double(row, 17);
     run->facts.validates = sqlite3_column_int(row, 18) != 0;
+    run->facts.priority = sqlite3_column_int64(row, 19);
     if (!run_state_from_name(column_text(row, 9), &run->state))
         return bad_row(run, "its state is none", fault);
     if (run->stop > STOP_KILL) return bad_row(run, "its stop is none", fault);
     return ST_OK;
+}
+
+static enum status load_awaited(struct store *store, struct run *run, struct fault *fault)
+{
+    sqlite3_stmt *row = NULL;
+    enum status status = begin_query(store, SQL_AWAITED, &row, fault, count(run->number));
+    while (status == ST_OK && next_row(store, row, &status, fault)) {
+        run->after = memory_grow(run->after, (run->after_count + 1) * sizeof *run->after);
+        run->after[run->after_count++] = column_count(row, 0);
+    }
+    return status;
 }
 
 static enum status load_ranks(struct store *store, struct run *run, struct fault *fault)
@@ -859,6 +877,7 @@ static enum status load_run(struct store *store, sqlite3_stmt *row, struct coord
 {
     struct run *run = memory_zeroed(1, sizeof *run);
     enum status status = read_run(row, run, fault);
+    if (status == ST_OK) status = load_awaited(store, run, fault);
     if (status == ST_OK) status = load_attempt(store, run, fault);
     if (status == ST_OK) status = load_orders(store, run, fault);
     if (status == ST_OK) status = load_draws(store, run, fault);

@@ -116,7 +116,8 @@ static const struct jobspec_place *blame(const struct jobspec_reading *reading,
     L(evaluate, batches, 1, 1000000)    \
     L(checkpoint, every, 1, 1000000000) \
     L(checkpoint, keep, 1, 1000000)     \
-    L(restart, max, 0, 1000000)
+    L(restart, max, 0, 1000000)         \
+    L(queue, priority, -1000000, 1000000)
 
 enum bound { INCLUDED, EXCLUDED };
 
@@ -231,6 +232,13 @@ static void check_name(struct jobspec_reading *reading)
     if (length > 0 && length <= NAME_MAX_BYTES && strspn(name, allowed) == length) return;
     jobspec_report(reading, MISTAKE_TEXT, place_of(reading, KEY_job_name),
                    "1 to 100 letters, digits, '-', '_', '.'", "", "`name` in [job] cannot be used");
+}
+
+static void check_after(struct jobspec_reading *reading)
+{
+    enum { AFTER_MAX = 64 };
+    if (!reading->good[KEY_queue_after] || reading->spec->queue.after.count <= AFTER_MAX) return;
+    report_range(reading, KEY_queue_after, "at most 64 runs");
 }
 
 static void check_train(struct jobspec_reading *reading)
@@ -574,6 +582,7 @@ void jobspec_check(struct jobspec_reading *reading)
     check_built(reading);
     check_name(reading);
     check_train(reading);
+    check_after(reading);
     check_shapes(reading);
     check_rotary(reading);
     check_attention(reading);

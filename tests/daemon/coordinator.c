@@ -236,6 +236,120 @@ Test(admission, steps_over_what_no_longer_fits)
     stage_fini(&stage);
 }
 
+Test(admission, higher_priority_first_and_none_overtakes_who_waits_for_room)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage_submit_queued(&stage, 3, 0, NULL);
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 1), RUN_STARTING);
+    stage_submit_queued(&stage, 1, -1, NULL);
+    stage_submit_queued(&stage, 1, 0, NULL);
+    stage_submit_queued(&stage, 2, 7, NULL);
+    stage_restart(&stage);
+    for (int i = 0; i < 4; i++) stage_act(&stage, "tick");
+    for (uint64_t run = 2; run <= 4; run++)
+        cr_assert_eq(state_of(&stage, run), RUN_QUEUED, "r%d would fit, but comes later", (int)run);
+    char text[200];
+    reason_of(&stage, 4, text, sizeof text);
+    cr_assert_str_eq(text, "waits for 2 ranks: 3 of 4 are in use");
+    reason_of(&stage, 3, text, sizeof text);
+    cr_assert_str_eq(text, "waits behind r4");
+
+    stage_act(&stage, "end BAD_JOB");
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 4), RUN_STARTING);
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 3), RUN_STARTING);
+    cr_assert_eq(state_of(&stage, 2), RUN_QUEUED);
+    stage_fini(&stage);
+}
+
+Test(after, begins_once_the_others_have_succeeded_and_keeps_nobody_waiting)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage_submit_queued(&stage, 2, 0, NULL);
+    stage_submit_queued(&stage, 4, 9, "r1");
+    stage_submit_queued(&stage, 2, 0, NULL);
+    stage_restart(&stage);
+    cr_assert_eq(coordinator_run(&stage.coordinator, 2)->after_count, 1);
+    for (int i = 0; i < 3; i++) stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 1), RUN_STARTING);
+    cr_assert_eq(state_of(&stage, 2), RUN_QUEUED);
+    cr_assert_eq(state_of(&stage, 3), RUN_STARTING);
+    char text[200];
+    reason_of(&stage, 2, text, sizeof text);
+    cr_assert_str_eq(text, "after r1, which is STARTING");
+    stage_act(&stage, "end FINISHED");
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 2), RUN_QUEUED);
+    reason_of(&stage, 2, text, sizeof text);
+    cr_assert_str_eq(text, "waits for 4 ranks: 2 of 4 are in use");
+    stage.run = 3;
+    stage_act(&stage, "end FINISHED");
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 2), RUN_STARTING);
+    stage_fini(&stage);
+}
+
+Test(after, is_cancelled_with_those_behind_it_where_one_ends_otherwise)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage_submit_queued(&stage, 1, 0, NULL);
+    stage_submit_queued(&stage, 1, 0, "r1");
+    stage_submit_queued(&stage, 1, 0, "r2");
+    stage_act(&stage, "tick");
+    stage_act(&stage, "end BAD_DATA");
+    cr_assert_eq(state_of(&stage, 1), RUN_FAILED);
+    for (int i = 0; i < 2; i++) stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 2), RUN_CANCELLED);
+    cr_assert_eq(state_of(&stage, 3), RUN_CANCELLED);
+    char text[200];
+    reason_of(&stage, 2, text, sizeof text);
+    cr_assert_str_eq(text, "it was to come after r1, which has FAILED");
+    reason_of(&stage, 3, text, sizeof text);
+    cr_assert_str_eq(text, "it was to come after r2, which has CANCELLED");
+    stage_fini(&stage);
+}
+
+Test(after, what_can_never_begin_is_refused)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    cr_assert_eq(stage_submit_queued(&stage, 1, 0, "r1"), 0, "nothing comes after itself");
+    cr_assert_eq(stage.decision.answer.status, ST_NOT_FOUND);
+    cr_assert_not_null(strstr(stage.decision.answer.text, "`after` in [queue]"));
+    cr_assert_eq(stage_submit_queued(&stage, 1, 0, NULL), 1);
+    cr_assert_eq(stage_submit_queued(&stage, 1, 0, "job"), 2, "a name will do");
+    stage_act(&stage, "cancel");
+    cr_assert_eq(stage_submit_queued(&stage, 1, 0, "r1"), 0);
+    cr_assert_eq(stage.decision.answer.status, ST_REFUSED);
+    cr_assert_not_null(strstr(stage.decision.answer.text, "r1 has CANCELLED"));
+    cr_assert_eq(stage.decision.record_count, 0);
+    stage_fini(&stage);
+}
+
+Test(after, counts_a_run_once)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    for (int i = 0; i < 3; i++) stage_submit_queued(&stage, 1, 0, NULL);
+    struct run_facts facts = stage_run(&stage)->facts;
+    char *names[] = {"r3", "r1", "r3", "r1"};
+    const struct text_list after = {.count = 4, .items = names};
+    stage_send(
+        &stage,
+        (struct event){.kind = EVENT_SUBMIT,
+                       .submit = {.facts = &facts, .after = &after, .text = "t", .resolved = "t"}});
+    const struct run *run = coordinator_run(&stage.coordinator, 4);
+    cr_assert_eq(run->after_count, 2);
+    cr_assert_eq(run->after[0], 1);
+    cr_assert_eq(run->after[1], 3);
+    stage_fini(&stage);
+}
+
 /* Until there is room again: the budget is for the run's own crashes. */
 Test(restart, a_full_disk_costs_no_budget)
 {

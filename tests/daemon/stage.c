@@ -60,22 +60,42 @@ const struct run *stage_run(const struct stage *stage)
     return coordinator_run(&stage->coordinator, stage->run);
 }
 
+static const struct run_facts facts_of_stage = {.name = "job",
+                                                .steps = 100,
+                                                .redraw_every = 7,
+                                                .checkpoint_every = 10,
+                                                .redraw_threshold = 0.25,
+                                                .features = true,
+                                                .validates = true};
+
+static uint64_t submit(struct stage *stage, const struct run_facts *facts,
+                       const struct text_list *after, const char *key)
+{
+    struct event event = {.kind = EVENT_SUBMIT,
+                          .submit = {.facts = facts,
+                                     .after = after,
+                                     .text = "[job]\n",
+                                     .resolved = "[job]\nname = \"job\"\n",
+                                     .key = key}};
+    return stage_send(stage, event)->run;
+}
+
 uint64_t stage_submit(struct stage *stage, uint32_t ranks, uint32_t restart_max, const char *key)
 {
-    struct run_facts facts = {.name = "job",
-                              .ranks = ranks,
-                              .steps = 100,
-                              .restart_max = restart_max,
-                              .redraw_every = 7,
-                              .checkpoint_every = 10,
-                              .redraw_threshold = 0.25,
-                              .features = true,
-                              .validates = true};
-    struct event event = {
-        .kind = EVENT_SUBMIT,
-        .submit = {
-            .facts = &facts, .text = "[job]\n", .resolved = "[job]\nname = \"job\"\n", .key = key}};
-    return stage_send(stage, event)->run;
+    struct run_facts facts = facts_of_stage;
+    facts.ranks = ranks;
+    facts.restart_max = restart_max;
+    return submit(stage, &facts, NULL, key);
+}
+
+uint64_t stage_submit_queued(struct stage *stage, uint32_t ranks, int64_t priority,
+                             const char *after)
+{
+    struct run_facts facts = facts_of_stage;
+    facts.ranks = ranks;
+    facts.priority = priority;
+    const struct text_list list = {.count = after ? 1 : 0, .items = (char *[]){(char *)after}};
+    return submit(stage, &facts, &list, NULL);
 }
 
 Performer__Report stage_next_report(struct stage *stage, uint32_t rank)

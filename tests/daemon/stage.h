@@ -26,6 +26,9 @@ const struct answer *stage_send(struct stage *stage, struct event event);
 /* As if the daemon had been killed and started again: the coordinator that the store gives back. */
 void stage_restart(struct stage *stage);
 
+/* A job of so many ranks that begins sooner or later: `after` as a person names runs, NULL: none. */
+uint64_t stage_submit_queued(struct stage *stage, uint32_t ranks, int64_t priority,
+                             const char *after);
 uint64_t stage_submit(struct stage *stage, uint32_t ranks, uint32_t restart_max, const char *key);
 const struct answer *stage_report(struct stage *stage, const Performer__Report *report);
 const struct run *stage_run(const struct stage *stage);

@@ -687,6 +687,7 @@ Test(foreign, an_older_schema_is_brought_up_to_date, .init = make_database,
 {
     run_sql("ALTER TABLE runs DROP COLUMN redraw_threshold; ALTER TABLE runs DROP COLUMN validates;"
             "ALTER TABLE draws DROP COLUMN why; ALTER TABLE draws DROP COLUMN attempt;"
+            "ALTER TABLE runs DROP COLUMN priority; DROP TABLE awaited;"
             "PRAGMA user_version = 1;"
             "INSERT INTO draws VALUES (1, 1, 7, 0, 'aaaa', 1), (1, 2, 9, 31, 'bbbb', 1)");
     static const char *const data[] = {"", "valid = \"v\"\n", "valid_fraction = 0.05\n"};

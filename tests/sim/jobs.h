@@ -16,7 +16,7 @@ struct job {
 void jobs_make(void);
 void jobs_free(void);
 
-enum { JOBS_RANKS_MAX = 3, JOBS_STEPS_MAX = 24 };
+enum { JOBS_RANKS_MAX = 4, JOBS_STEPS_MAX = 24 };
 
 size_t jobs_count(void);
 const struct job *jobs_get(size_t index);

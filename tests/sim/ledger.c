@@ -107,6 +107,39 @@ static void see_state(uint64_t number, enum run_state to)
     run->state = to;
 }
 
+static const struct jobspec *job_of(const struct run_entry *run)
+{
+    return &jobs_find(run->facts.name)->spec;
+}
+
+/* Whether all that the run comes after have succeeded, by its job file. */
+static bool may_begin(const struct run_entry *run)
+{
+    const struct text_list *after = &job_of(run)->queue.after;
+    for (size_t i = 0; i < after->count; i++)
+        if (run_entry(run_number(after->items[i]))->state != RUN_SUCCEEDED) return false;
+    return true;
+}
+
+static void see_turn(uint64_t number)
+{
+    const struct run_entry *run = run_entry(number);
+    uint32_t ranks = run->facts.ranks;
+    for (uint64_t other = 1; other <= RUNS_MAX; other++) {
+        const struct run_entry *waits = &ledger.runs[other];
+        if (waits->attempt > 0 && !waits->ended) ranks += waits->facts.ranks;
+        if (run->state != RUN_QUEUED || !waits->there || waits->state != RUN_QUEUED) continue;
+        int64_t before = job_of(waits)->queue.priority - job_of(run)->queue.priority;
+        bool comes_first = before > 0 || (before == 0 && other < number);
+        if (comes_first && may_begin(waits))
+            world_violation("r%" PRIu64 " begins, and it was the turn of r%" PRIu64, number, other);
+    }
+    if (!may_begin(run))
+        world_violation("r%" PRIu64 " begins before one that it comes after has succeeded", number);
+    if (ranks > HOST_RANKS_MAX)
+        world_violation("r%" PRIu64 " begins, and %" PRIu32 " ranks are held", number, ranks);
+}
+
 static void see_planned(uint64_t number, uint32_t attempt)
 {
     struct run_entry *run = run_entry(number);
@@ -120,6 +153,7 @@ static void see_planned(uint64_t number, uint32_t attempt)
     if (world.now_ms < run->due_ms)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins %" PRIu64 " ms too early", number,
                         attempt, run->due_ms - world.now_ms);
+    see_turn(number);
     run->attempt = attempt;
     run->ended = false;
 }

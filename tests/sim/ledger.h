@@ -17,6 +17,9 @@
  *   8. an attempt that is not in force is fenced, and saves nothing once a newer one was launched
  *   9. once nothing goes wrong any more, every run ends
  *
+ *  10. no run begins before all that it comes after have succeeded, nor before its turn: of those that may begin, the
+ *      one of the highest priority, then the earliest; and never do attempts hold more ranks than there are
+ *
  * besides what coordinator_check says after every decision.
  */
 

@@ -108,6 +108,22 @@ static void decide_keyless(const struct coordinator *coordinator, const struct e
     __real_coordinator_decide(coordinator, &changed, decision);
 }
 
+/* Borrowed by the decision until the next one. */
+static struct run_facts common;
+
+static void decide_in_line(const struct coordinator *coordinator, const struct event *event,
+                           struct decision *decision)
+{
+    struct event changed = *event;
+    if (event->kind == EVENT_SUBMIT && planted == PLANT_AFTER) changed.submit.after = NULL;
+    if (event->kind == EVENT_SUBMIT && planted == PLANT_PRIORITY) {
+        common = *event->submit.facts;
+        common.priority = 0;
+        changed.submit.facts = &common;
+    }
+    __real_coordinator_decide(coordinator, &changed, decision);
+}
+
 static void decide_unspared(const struct coordinator *coordinator, const struct event *event,
                             struct decision *decision)
 {
@@ -125,6 +141,10 @@ void product_decide(const struct coordinator *coordinator, const struct event *e
         return;
     case PLANT_KEY:
         decide_keyless(coordinator, event, decision);
+        return;
+    case PLANT_AFTER:
+    case PLANT_PRIORITY:
+        decide_in_line(coordinator, event, decision);
         return;
     case PLANT_SPARED:
         decide_unspared(coordinator, event, decision);

@@ -22,7 +22,9 @@
     P(PLANT_FINAL, "final", "a run that has succeeded can be cancelled")                 \
     P(PLANT_REPLAY, "replay", "an attempt that resumes is told of applied orders twice") \
     P(PLANT_ADOPT, "adopt", "a new daemon looks for none of the attempts that live")     \
-    P(PLANT_KEY, "key", "a submit that comes again makes a run again")
+    P(PLANT_KEY, "key", "a submit that comes again makes a run again")                   \
+    P(PLANT_AFTER, "after", "a run waits for none of those that it comes after")         \
+    P(PLANT_PRIORITY, "priority", "all runs have the same priority")
 
 #define PLANT_ENUM(enumerator, name, words) enumerator,
 enum plant { PLANT_NONE, PLANTS(PLANT_ENUM) PLANT_COUNT };
