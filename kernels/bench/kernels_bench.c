@@ -16,7 +16,16 @@
 #include "kernels/peak.h"
 #include "kernels/projection.h"
 
-enum { DIM = 64, FEATURES = 256, CHECK_LENGTH = 333, CHECK_HEADS = 2 };
+enum {
+    DIM = 64,
+    FEATURES = 256,
+    RANK = 256, /* linformer */
+    ROUNDS = 2, /* reformer */
+    BUCKETS = 64,
+    CHUNK = 64,
+    CHECK_LENGTH = 333,
+    CHECK_HEADS = 2
+};
 
 struct options {
     const char *backend;
@@ -38,6 +47,9 @@ static const struct measured {
     {"favor relu", ATTENTION_FAVOR, KERNEL_RELU, false, 1e-3f},
     {"softmax causal", ATTENTION_SOFTMAX, KERNEL_SOFTMAX_POSITIVE, true, 0},
     {"softmax", ATTENTION_SOFTMAX, KERNEL_SOFTMAX_POSITIVE, false, 0},
+    {"linformer", ATTENTION_LINFORMER, KERNEL_SOFTMAX_POSITIVE, false, 0},
+    {"reformer causal", ATTENTION_REFORMER, KERNEL_SOFTMAX_POSITIVE, true, 0},
+    {"reformer", ATTENTION_REFORMER, KERNEL_SOFTMAX_POSITIVE, false, 0},
     {"identity", ATTENTION_IDENTITY, KERNEL_SOFTMAX_POSITIVE, false, 0},
 };
 enum { MEASURED = sizeof measured / sizeof measured[0] };
@@ -59,6 +71,7 @@ enum role { Q, K, V, DOUT, INPUTS, OUT = INPUTS, DQ, DK, DV, ROLES };
 struct workload {
     float *data[ROLES]; /* (L, H, DIM) */
     float *projection;
+    float *key_projection, *value_projection, *rotations;
     struct attention_backward backward; /* .forward is the attention */
     int64_t elements;
 };
@@ -68,21 +81,28 @@ static struct heads_view view_of(float *data, int64_t heads)
     return (struct heads_view){data, 0, DIM, heads * DIM};
 }
 
+static float *gaussian_new(uint32_t index, int64_t count, double scale)
+{
+    float *values = memory_new((size_t)count * sizeof *values);
+    gaussian_fill(1, PURPOSE_WEIGHTS, index, count, scale, values);
+    return values;
+}
+
 static struct workload workload_new(const struct measured *what, enum precision precision,
                                     int64_t heads, int64_t length)
 {
     struct workload w = {.elements = heads * length * DIM};
     double *work = memory_new(FEATURES * DIM * sizeof *work);
 
-    for (int role = 0; role < ROLES; role++) {
-        w.data[role] = memory_new((size_t)w.elements * sizeof(float));
-        gaussian_fill(1, PURPOSE_WEIGHTS, (uint32_t)role, w.elements, role < INPUTS ? 1 : 0,
-                      w.data[role]);
-    }
+    for (int role = 0; role < ROLES; role++)
+        w.data[role] = gaussian_new((uint32_t)role, w.elements, role < INPUTS ? 1 : 0);
     w.projection = memory_new(FEATURES * DIM * sizeof(float));
     projection_fill(&(struct projection_draw){.features = FEATURES, .dim = DIM, .orthogonal = true},
                     work, w.projection);
     free(work);
+    w.key_projection = gaussian_new(ROLES, RANK * length, 1 / sqrt((double)RANK));
+    w.value_projection = gaussian_new(ROLES + 1, RANK * length, 1 / sqrt((double)RANK));
+    w.rotations = gaussian_new(ROLES + 2, (int64_t)ROUNDS * DIM * BUCKETS / 2, 1);
     w.backward = (struct attention_backward){
         .forward = {.kind = what->kind,
                     .kernel = what->kernel,
@@ -99,7 +119,15 @@ static struct workload workload_new(const struct measured *what, enum precision 
                     .q = view_of(w.data[Q], heads),
                     .k = view_of(w.data[K], heads),
                     .v = view_of(w.data[V], heads),
-                    .out = view_of(w.data[OUT], heads)},
+                    .out = view_of(w.data[OUT], heads),
+                    .rank = RANK,
+                    .columns = length,
+                    .key_projection = w.key_projection,
+                    .value_projection = w.value_projection,
+                    .rounds = ROUNDS,
+                    .buckets = BUCKETS,
+                    .chunk = CHUNK,
+                    .rotations = w.rotations},
         .dout = view_of(w.data[DOUT], heads),
         .dq = view_of(w.data[DQ], heads),
         .dk = view_of(w.data[DK], heads),
@@ -111,7 +139,7 @@ static struct workload workload_new(const struct measured *what, enum precision 
 static void workload_free(struct workload *w)
 {
     for (int role = 0; role < ROLES; role++) free(w->data[role]);
-    free(w->projection);
+    free(w->projection), free(w->key_projection), free(w->value_projection), free(w->rotations);
 }
 
 static double seconds_now(void)
@@ -204,20 +232,36 @@ struct products {
     double forward, backward;
 };
 
+/* Pairs that a round of reformer sees, of a sequence whose buckets are of one size: a query and the keys of its own
+ * chunk, when causal up to itself, and all of the chunk before. */
+static double reformer_pairs(const struct measured *what, double length)
+{
+    const double size = length / BUCKETS, chunk = fmin(CHUNK, size);
+    return length * (what->causal ? (chunk + 1) / 2 : chunk) + BUCKETS * (size - chunk) * chunk;
+}
+
 /*
  * GFLOP of the products that the method asks for, whatever a backend spends besides (features again in the backward
  * pass, the masked half of a chunk): favor, per position: 2 projections, K'ᵀ [V 1] and Q' S forward; again 2 and 2 of
- * them for each operand backward. Softmax: 2 and 5 products over the pairs that are seen.
+ * them for each operand backward. Softmax: 2 and 5 products over the pairs that are seen. Linformer: the same over RANK
+ * keys, and 2 products each way with its projections. Reformer: the same over the pairs that its rounds see, and q R.
  */
 static struct products products_of(const struct measured *what, double heads, double length)
 {
     const double d = DIM, m = FEATURES, pairs = length * (what->causal ? (length + 1) / 2 : length);
+    const double seen = reformer_pairs(what, length);
     switch (what->kind) {
     case ATTENTION_FAVOR:
         return (struct products){1e-9 * heads * length * (4 * m * d + 4 * m * (d + 1)),
                                  1e-9 * heads * length * (4 * m * d + 8 * m * (d + 1))};
     case ATTENTION_SOFTMAX:
         return (struct products){1e-9 * heads * pairs * 4 * d, 1e-9 * heads * pairs * 10 * d};
+    case ATTENTION_LINFORMER:
+        return (struct products){1e-9 * heads * length * RANK * 8 * d,
+                                 1e-9 * heads * length * RANK * 14 * d};
+    case ATTENTION_REFORMER:
+        return (struct products){1e-9 * heads * ROUNDS * (seen * 4 * d + length * BUCKETS * d),
+                                 1e-9 * heads * ROUNDS * seen * 10 * d};
     default:
         return (struct products){0, 0};
     }
