@@ -154,6 +154,8 @@ static void plan_attempt(const struct scene *scene)
     text_copy(effect->nonce, sizeof effect->nonce, nonce);
     effect->ranks = run->facts.ranks;
     collect_applied(scene, effect);
+    effect->set_aside = run->aside;
+    effect->set_aside_count = run->aside_count;
 }
 
 static bool restart_due(const struct scene *scene)

@@ -15,7 +15,7 @@
  *   1. a run's number is its place: runs[i]->number == i + 1; ids and orders are never used twice
  *   2. ranks of attempts that live are at most ranks_max (unless that was lowered between starts)
  *   3. a run has at most one attempt that lives; in STARTING, RUNNING, STOPPING and UNKNOWN one
- *   4. no more than restart.max + 1 attempts have ended in a crash
+ *   4. no more attempts than its restarts and one have ended by the causes of a budget
  *   5. an order is applied at one step; a final run has none pending
  *   6. sequence numbers of a rank grow
  *   7. a run comes after earlier ones alone, and has begun only where all of them have succeeded
@@ -30,7 +30,7 @@
 enum {
     LEASE_MS = 30 * 1000,           /* RUNNING and silent for longer: UNKNOWN */
     STARTING_LEASE_MS = 180 * 1000, /* the same for STARTING: data are read before the first step */
-    BACK_OFF_MS = 1000,             /* before the second attempt; doubles */
+    BACK_OFF_MS = 1000,             /* before the next attempt; doubles while none progresses */
     BACK_OFF_MS_MAX = 60 * 1000,
     METRIC_NAME_MAX = 64,
 };

@@ -21,11 +21,11 @@ void coordinator_fini(struct coordinator *coordinator)
 
 static uint64_t back_off_ms(const struct run *run)
 {
-    bool spared = run->attempt.cause == CAUSE_LAUNCH_FAILED && !run->attempt.crash;
+    bool spared = run->attempt.cause == CAUSE_LAUNCH_FAILED && !run->attempt.counted;
     if (spared) return BACK_OFF_MS_MAX; /* there is no limit to how often */
-    if (run->crashes == 0) return 0;
+    if (!run->attempt.counted) return 0;
     uint64_t wait_ms = BACK_OFF_MS;
-    for (uint32_t i = 1; i < run->crashes && wait_ms < BACK_OFF_MS_MAX; i++) wait_ms *= 2;
+    for (uint32_t i = 1; i < run->fruitless && wait_ms < BACK_OFF_MS_MAX; i++) wait_ms *= 2;
     return wait_ms < BACK_OFF_MS_MAX ? wait_ms : BACK_OFF_MS_MAX;
 }
 
@@ -126,8 +126,11 @@ static void apply_attempt_ended(struct coordinator *coordinator, struct run *run
     assert(run_attempt_lives(run) && record->attempt == run->attempt.number);
     run->attempt.ended = true;
     run->attempt.cause = record->attempt_ended.cause;
-    run->attempt.crash = record->attempt_ended.crash;
-    if (record->attempt_ended.crash) run->crashes++;
+    run->attempt.counted = record->attempt_ended.counted;
+    run->fruitless = record->attempt_ended.fruitless;
+    run->stillborn = record->attempt_ended.stillborn;
+    run->stillborn_step = record->attempt_ended.stillborn_step;
+    if (run->attempt.counted) run->spent[attempt_cause_budget(run->attempt.cause)]++;
 }
 
 static struct rank *rank_of(struct run *run, const struct record *record, uint32_t rank)
@@ -258,14 +261,47 @@ static void apply_redrawn(struct coordinator *coordinator, struct run *run,
     insert_draw(run, &made);
 }
 
-/* Checkpoints and the history are for people: nothing is decided by them, and the store alone holds them. */
+static void forget_aside(struct run *run, uint64_t step)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < run->aside_count; i++)
+        if (run->aside[i] != step) run->aside[kept++] = run->aside[i];
+    run->aside_count = kept;
+}
+
+static void apply_checkpoint_saved(struct coordinator *coordinator, struct run *run,
+                                   const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    uint64_t step = record->checkpoint_saved.step;
+    forget_aside(run, step);
+    if (step <= run->saved_step) return;
+    run->saved_step = step;
+    run->attempt.progressed = true;
+}
+
+/* In order of step. */
+static void apply_checkpoint_set_aside(struct coordinator *coordinator, struct run *run,
+                                       const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    uint64_t step = record->checkpoint_set_aside.step;
+    size_t place = run->aside_count++;
+    assert(place < RUN_ASIDE_MAX);
+    for (; place > 0 && run->aside[place - 1] > step; place--)
+        run->aside[place] = run->aside[place - 1];
+    run->aside[place] = step;
+    if (step > run->saved_step) run->saved_step = step; /* nobody had lived to tell of it */
+}
+
+/* That a checkpoint was judged, and the history, are for people: nothing is decided by them, and the store alone holds
+ * them. */
 static void apply_nothing(struct coordinator *coordinator, struct run *run,
                           const struct record *record, uint64_t now_ms)
 {
     (void)coordinator, (void)run, (void)record, (void)now_ms;
 }
 
-#define apply_checkpoint_saved  apply_nothing
 #define apply_checkpoint_judged apply_nothing
 #define apply_noted             apply_nothing
 
@@ -326,9 +362,16 @@ static const char *check_attempt(const struct run *run)
     const struct attempt *attempt = &run->attempt;
     if (run_attempt_lives(run) != state_holds_attempt(run->state))
         return "a run has a living attempt if and only if its state says so";
-    if (run->crashes > run->facts.restart_max + UINT64_C(1))
-        return "more attempts crashed than the budget allows";
-    if (run->crashes > attempt->number) return "more crashes than attempts";
+    uint64_t spent = 0;
+    for (int budget = BUDGET_NONE; budget < BUDGET_COUNT; budget++) {
+        if (run->spent[budget] > run_restarts_max(run, budget) + UINT64_C(1))
+            return "more attempts have ended than their budget allows";
+        spent += run->spent[budget];
+    }
+    if (run->spent[BUDGET_NONE] > 0 || spent > attempt->number)
+        return "more ends are counted than there were";
+    if (run->fruitless > spent || run->stillborn > run->fruitless)
+        return "more ends without progress are counted than ends";
     if ((attempt->number > 0) != (attempt->ranks != NULL)) return "an attempt without ranks";
     for (uint32_t r = 0; attempt->ranks && r < run->facts.ranks; r++)
         if (attempt->ranks[r].sequence > attempt->ranks[r].sequence_heard)

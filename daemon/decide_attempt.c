@@ -52,19 +52,80 @@ static enum attempt_cause cause_in_context(const struct run *run, enum attempt_c
     return cause;
 }
 
-static enum run_state state_after(const struct run *run, enum attempt_cause cause, bool crash)
+/* How the run fares with this end, which takes from a budget, or does not. */
+static struct record_attempt_ended end_counted(const struct run *run, enum attempt_cause cause,
+                                               bool counted)
 {
+    const struct attempt *attempt = &run->attempt;
+    struct record_attempt_ended ended = {.cause = cause,
+                                         .counted = counted,
+                                         .fruitless = run->fruitless,
+                                         .stillborn = run->stillborn,
+                                         .stillborn_step = run->stillborn_step};
+    if (!counted) return ended;
+    ended.fruitless = attempt->progressed ? 0 : run->fruitless + 1;
+    bool loops = restart_budget_loops(attempt_cause_budget(cause));
+    bool moved = attempt->progressed || run_step_now(run) > attempt->resumed_step;
+    if (!loops || !attempt->started || moved) {
+        ended.stillborn = 0;
+        return ended;
+    }
+    ended.stillborn = attempt->resumed_step == run->stillborn_step ? run->stillborn + 1 : 1;
+    ended.stillborn_step = attempt->resumed_step;
+    return ended;
+}
+
+/* What is tried next is another thing then, and gets its own chances. */
+static bool sets_aside(const struct run *run, struct record_attempt_ended *ended)
+{
+    if (ended->stillborn < STILLBORN_ATTEMPTS_MAX || ended->stillborn_step == 0 ||
+        run->aside_count == RUN_ASIDE_MAX)
+        return false;
+    ended->fruitless = ended->stillborn = 0;
+    return true;
+}
+
+static bool spent_all(const struct run *run, enum restart_budget budget)
+{
+    return run->spent[budget] >= run_restarts_max(run, budget);
+}
+
+static bool comes_no_further(const struct record_attempt_ended *ended)
+{
+    return restart_budget_loops(attempt_cause_budget(ended->cause)) &&
+           ended->fruitless >= FRUITLESS_ATTEMPTS_MAX;
+}
+
+static enum run_state state_after(const struct run *run, const struct record_attempt_ended *ended)
+{
+    enum attempt_cause cause = ended->cause;
     if (cause == CAUSE_FINISHED) return RUN_SUCCEEDED;
     if (run->stop == STOP_KILL || cause == CAUSE_CANCELLED) return RUN_CANCELLED;
     if (run->state == RUN_STOPPING)
         return RUN_FAILED; /* the checkpoint that cancel promises is not there */
     if (!attempt_cause_restarts(cause)) return RUN_FAILED;
-    return crash && run->crashes >= run->facts.restart_max ? RUN_FAILED : RUN_RESTARTING;
+    if (!ended->counted) return RUN_RESTARTING;
+    if (spent_all(run, attempt_cause_budget(cause))) return RUN_FAILED;
+    return comes_no_further(ended) ? RUN_FAILED : RUN_RESTARTING;
 }
 
-static const char *end_words(const struct scene *scene, enum run_state next, bool crash,
-                             const char *text)
+static const char *used_up_words(const struct scene *scene, enum restart_budget budget,
+                                 const char *text)
 {
+    uint32_t restarts = run_restarts_max(scene->run, budget);
+    if (restarts == 0) return text;
+    if (budget == BUDGET_CRASH)
+        return decision_format(scene->decision, "%s, and all %" PRIu32 " restarts are used up",
+                               text, restarts);
+    return decision_format(scene->decision,
+                           "%s, and all %" PRIu32 " restarts after a %s are used up", text,
+                           restarts, restart_budget_name(budget));
+}
+
+static const char *end_words(const struct scene *scene, enum run_state next,
+                             const struct record_attempt_ended *ended, const char *text)
+{
+    enum restart_budget budget = attempt_cause_budget(ended->cause);
     const struct run *run = scene->run;
     struct decision *decision = scene->decision;
     if (next == RUN_SUCCEEDED)
@@ -72,10 +133,11 @@ static const char *end_words(const struct scene *scene, enum run_state next, boo
     if (next == RUN_CANCELLED) return run->stop == STOP_KILL ? "killed" : text;
     if (run->state == RUN_STOPPING)
         return decision_format(decision, "it was to stop, but ended first: %s", text);
-    if (next == RUN_FAILED && crash && run->facts.restart_max > 0)
-        return decision_format(decision, "%s, and all %" PRIu32 " restarts are used up", text,
-                               run->facts.restart_max);
-    return text;
+    if (next != RUN_FAILED || !ended->counted) return text;
+    if (spent_all(run, budget)) return used_up_words(scene, budget, text);
+    return decision_format(decision,
+                           "%s, and %" PRIu32 " attempts in a row have saved no new checkpoint",
+                           text, ended->fruitless);
 }
 
 static struct evidence *evidence_clean(struct decision *decision, const struct evidence *evidence)
@@ -91,22 +153,34 @@ static struct evidence *evidence_clean(struct decision *decision, const struct e
     return clean;
 }
 
-/* `counts`: an end by a cause that restarts takes from the budget. */
+static void set_aside(const struct scene *scene, uint64_t step)
+{
+    scene_record(scene, RECORD_CHECKPOINT_SET_ASIDE)->checkpoint_set_aside.step = step;
+    scene_note(scene, NOTE_CHECKPOINT_SET_ASIDE, step,
+               "%d attempts that resumed from the checkpoint of step %" PRIu64
+               " died before they had done a step: the next takes the one before",
+               STILLBORN_ATTEMPTS_MAX, step);
+}
+
+/* `counts`: an end by a cause that restarts takes from its budget. */
 static void end_attempt(const struct scene *scene, const struct evidence *evidence, bool counts)
 {
     const struct run *run = scene->run;
     const struct evidence *clean = evidence_clean(scene->decision, evidence);
     enum attempt_cause cause = cause_in_context(run, evidence->cause);
-    bool crash = counts && attempt_cause_restarts(cause);
     const char *text = clean->text[0] != '\0' ? clean->text : attempt_cause_words(cause);
-    enum run_state next = state_after(run, cause, crash);
+    struct record_attempt_ended ended =
+        end_counted(run, cause, counts && attempt_cause_restarts(cause));
+    ended.evidence = clean;
+    bool aside = sets_aside(run, &ended);
+    enum run_state next = state_after(run, &ended);
 
-    scene_record(scene, RECORD_ATTEMPT_ENDED)->attempt_ended =
-        (struct record_attempt_ended){.cause = cause, .evidence = clean, .crash = crash};
+    scene_record(scene, RECORD_ATTEMPT_ENDED)->attempt_ended = ended;
     bool good = cause == CAUSE_FINISHED || cause == CAUSE_CANCELLED || cause == CAUSE_KILLED;
     scene_note(scene, good ? NOTE_ATTEMPT_ENDED : NOTE_ATTEMPT_FAILED, run_step_now(run),
                "attempt %" PRIu32 ", %s: %s", run->attempt.number, attempt_cause_name(cause), text);
-    scene_move(scene, next, end_words(scene, next, crash, text));
+    if (aside && next == RUN_RESTARTING) set_aside(scene, ended.stillborn_step);
+    scene_move(scene, next, end_words(scene, next, &ended, text));
 }
 
 void decide_attempt_ended(const struct scene *scene)

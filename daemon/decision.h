@@ -40,6 +40,8 @@ struct effect {
     const struct order
         *applied; /* (applied_count), orders that changed the weights, by step, then id */
     size_t applied_count;
+    const uint64_t *set_aside; /* (set_aside_count), steps of checkpoints that are passed over */
+    size_t set_aside_count;
     /* EFFECT_SIGNAL */
     int signal;
 };

@@ -116,6 +116,8 @@ static enum status write_plan(const struct driver *driver, const struct effect *
     plan.directory = (char *)order->run_directory;
     plan.n_applied = effect->applied_count;
     plan.applied = applied_list;
+    plan.n_set_aside = effect->set_aside_count;
+    plan.set_aside = (uint64_t *)effect->set_aside;
 
     size_t size = performer__plan__get_packed_size(&plan);
     uint8_t *bytes = memory_grow(NULL, size);
@@ -334,11 +336,12 @@ static bool take_spools(struct driver *driver, const struct tended *tended, cons
 }
 
 static bool settle_attempt(struct driver *driver, const struct tended *tended,
-                           const char *directory)
+                           const char *directory, enum launcher_state state)
 {
     if (!take_spools(driver, tended, directory)) return false;
     struct evidence evidence;
     evidence_read(directory, tended->ranks, &evidence);
+    if (state == LAUNCHER_DOWN) evidence_of_lost_node(&evidence);
     struct event event = event_new(EVENT_ATTEMPT_ENDED);
     event.attempt_ended = (struct event_attempt_ended){tended->run, tended->attempt, &evidence};
     return drive_quietly(driver, &event);
@@ -419,10 +422,12 @@ static bool tend_launched(struct driver *driver, struct tended *tended, uint64_t
     struct process process;
     attempt_directory(driver->directory, tended->run_id, tended->attempt, directory,
                       sizeof directory);
-    switch (driver->launcher->probe(driver->launcher, directory, &process)) {
+    enum launcher_state state = driver->launcher->probe(driver->launcher, directory, &process);
+    switch (state) {
     case LAUNCHER_ENDED:
     case LAUNCHER_GONE:
-        return settle_attempt(driver, tended, directory);
+    case LAUNCHER_DOWN:
+        return settle_attempt(driver, tended, directory, state);
     case LAUNCHER_ALIVE:
         return tend_alive(driver, tended, &process, now_ms);
     case LAUNCHER_UNSEEN:

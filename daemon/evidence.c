@@ -316,3 +316,9 @@ void evidence_read(const char *directory, uint32_t ranks, struct evidence *evide
     if (evidence->cause != CAUSE_FINISHED && evidence->cause != CAUSE_CANCELLED)
         quote_log(directory, evidence);
 }
+
+void evidence_of_lost_node(struct evidence *evidence)
+{
+    if (evidence->cause != CAUSE_LOST) return;
+    conclude(evidence, CAUSE_NODE_LOST, "the machine went down, or was started anew, meanwhile");
+}

@@ -35,4 +35,7 @@ struct evidence {
  */
 void evidence_read(const char *directory, uint32_t ranks, struct evidence *evidence);
 
+/* Where the attempt left no trace of its end: the machine went down, and that is why. */
+void evidence_of_lost_node(struct evidence *evidence);
+
 #endif

@@ -94,6 +94,7 @@ static enum launcher_state local_probe(struct attempt_launcher *launcher,
     bool alive = process_is_alive(&launched.process);
     /* It may have written its last word and ended since we looked. */
     if (!alive && exists(attempt_directory, "exit.json")) return LAUNCHER_ENDED;
+    if (!alive && process_of_another_boot(&launched.process)) return LAUNCHER_DOWN;
     if (!alive && process_signal_session(&launched.process, launched.nonce, SIGKILL) == 0)
         return LAUNCHER_GONE;
     *process = launched.process;

@@ -25,6 +25,7 @@ enum launcher_state {
     LAUNCHER_ENDED, /* exit.json is there, and nothing of the attempt runs on this machine */
     LAUNCHER_ALIVE, /* the launcher runs, or ranks that it left behind do */
     LAUNCHER_GONE,  /* it ran, and neither it nor its ranks live; it could not say how it ended */
+    LAUNCHER_DOWN,  /* the same, and so is the machine it ran on, or was */
     LAUNCHER_UNSEEN /* there is no sign that it ever began; it may be about to */
 };
 

@@ -81,6 +81,12 @@ bool process_is_alive(const struct process *process)
            now.start_ticks == process->start_ticks && strcmp(now.boot_id, process->boot_id) == 0;
 }
 
+bool process_of_another_boot(const struct process *process)
+{
+    char boot_id[sizeof process->boot_id];
+    return read_boot_id(boot_id, sizeof boot_id) && strcmp(boot_id, process->boot_id) != 0;
+}
+
 /* Told of every process there is; true counts it. */
 typedef bool process_visitor(void *context, pid_t pid, const struct stat_line *line);
 
@@ -151,8 +157,7 @@ static bool signal_member(void *context, pid_t pid, const struct stat_line *line
 
 int process_signal_session(const struct process *leader, const char *nonce, int signal)
 {
-    char boot_id[sizeof leader->boot_id];
-    if (!read_boot_id(boot_id, sizeof boot_id) || strcmp(boot_id, leader->boot_id) != 0) return 0;
+    if (process_of_another_boot(leader)) return 0;
     struct session session = {.leader = leader, .signal = signal};
     snprintf(session.variable, sizeof session.variable, "%s=%s", PROCESS_NONCE_VARIABLE, nonce);
     return visit_all(signal_member, &session);

@@ -28,6 +28,9 @@ enum status process_identify(pid_t pid, struct process *process, struct fault *f
 
 bool process_is_alive(const struct process *process);
 
+/* The machine has been started anew since. */
+bool process_of_another_boot(const struct process *process);
+
 /* Sends `signal` to the children of `parent`. Returns how many there are. */
 int process_signal_children(pid_t parent, int signal);
 

@@ -64,7 +64,9 @@ struct record_attempt_launched {
 struct record_attempt_ended {
     enum attempt_cause cause; /* in the light of what was asked for */
     const struct evidence *evidence;
-    bool crash; /* takes from the restart budget */
+    bool counted;                  /* takes from the cause's restart budget */
+    uint32_t fruitless, stillborn; /* of the run, this end included */
+    uint64_t stillborn_step;
 };
 
 struct record_rank_started {
@@ -124,6 +126,11 @@ struct record_checkpoint_judged {
     uint64_t step;
     const char *path;
     enum verdict verdict;
+};
+
+/* Attempts died of it: no attempt resumes from it until it is saved again. */
+struct record_checkpoint_set_aside {
+    uint64_t step;
 };
 
 struct record_noted {

@@ -101,6 +101,12 @@ uint64_t run_next_multiple(const struct run *run, uint64_t every)
     return next <= run->facts.steps ? next : 0;
 }
 
+uint32_t run_restarts_max(const struct run *run, enum restart_budget budget)
+{
+    uint32_t attempts = restart_budget_attempts(budget);
+    return attempts == RESTARTS_BY_JOB ? run->facts.restart_max : attempts;
+}
+
 const struct order *run_order(const struct run *run, uint64_t id)
 {
     for (size_t i = 0; i < run->order_count; i++)

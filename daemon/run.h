@@ -27,6 +27,9 @@ enum {
     HOST_SIZE = 65,
     PHASE_SIZE = 24,
     HASH_SIZE = 33,
+    RUN_ASIDE_MAX = 8,          /* checkpoints that are set aside at a time */
+    FRUITLESS_ATTEMPTS_MAX = 2, /* in a row, without a new checkpoint */
+    STILLBORN_ATTEMPTS_MAX = 2, /* in a row, of one checkpoint, without a step */
 };
 
 /* What the coordinator needs to know of a job file. */
@@ -102,7 +105,8 @@ struct attempt {
     char nonce[NONCE_SIZE];
     bool ended;
     enum attempt_cause cause; /* of its end */
-    bool crash;               /* its end took from the restart budget */
+    bool counted;             /* its end took from a restart budget */
+    bool progressed;          /* it saved a checkpoint further on than any before */
     bool started;             /* a rank has told where it resumed */
     uint64_t resumed_step;
     int64_t pid; /* of the launcher, 0: not known to run yet */
@@ -124,7 +128,13 @@ struct run {
     enum stop stop;
     uint64_t step; /* newest that is stored, of the newest attempt */
     uint64_t submitted_ms, started_ms, ended_ms;
-    uint32_t crashes;       /* attempts whose end used up a part of the restart budget */
+    uint32_t spent[BUDGET_COUNT]; /* attempts whose end took from the budget */
+    uint32_t fruitless;           /* of those, the last ones in a row that did not progress */
+    uint32_t stillborn; /* of those, the last ones that resumed at stillborn_step and did no step */
+    uint64_t stillborn_step;
+    uint64_t saved_step;           /* of the furthest checkpoint there ever was */
+    uint64_t aside[RUN_ASIDE_MAX]; /* (aside_count) steps of checkpoints that attempts pass over */
+    size_t aside_count;
     struct attempt attempt; /* the newest */
     struct order *orders;   /* (order_count), by id */
     size_t order_count;
@@ -144,6 +154,9 @@ uint64_t run_step_now(const struct run *run);
 /* The next step after `run_step_now` at which a rule with this period holds; 0: none before the run
  * ends. */
 uint64_t run_next_multiple(const struct run *run, uint64_t every);
+
+/* Attempts that may follow by that budget. */
+uint32_t run_restarts_max(const struct run *run, enum restart_budget budget);
 
 /* NULL: the run has no order of that id. */
 const struct order *run_order(const struct run *run, uint64_t id);

@@ -163,4 +163,13 @@ static const char fourth[] =
     "  PRIMARY KEY (run, after)"
     ") STRICT, WITHOUT ROWID;";
 
-const char *const schema_migrations[] = {first, second, third, fourth, NULL};
+/* How much of each budget is spent follows from the attempts' causes. */
+static const char fifth[] =
+    "ALTER TABLE runs DROP COLUMN crashes;"
+    "ALTER TABLE runs ADD COLUMN fruitless INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN stillborn INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN stillborn_step INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE attempts RENAME COLUMN crash TO counted;"
+    "ALTER TABLE attempts ADD COLUMN progressed INTEGER NOT NULL DEFAULT 0;";
+
+const char *const schema_migrations[] = {first, second, third, fourth, fifth, NULL};

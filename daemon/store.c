@@ -15,8 +15,10 @@
     Q(BEGIN, "BEGIN IMMEDIATE")                                                                    \
     Q(COMMIT, "COMMIT")                                                                            \
     Q(ROLLBACK, "ROLLBACK")                                                                        \
-    Q(INSERT_RUN, "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, 0," \
-                  " ?11, 0, 0, ?12, ?13, ?14)")                                                    \
+    Q(INSERT_RUN, "INSERT INTO runs (number, key, name, ranks, steps, restart_max, redraw_every,"  \
+                  " checkpoint_every, features, state, reason, stop, step, submitted_ms,"          \
+                  " started_ms, ended_ms, redraw_threshold, validates, priority) VALUES (?1, ?2,"  \
+                  " ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, ?11, 0, 0, ?12, ?13, ?14)")         \
     Q(INSERT_AWAITED, "INSERT INTO awaited VALUES (?1, ?2)")                                       \
     Q(INSERT_JOB, "INSERT INTO jobs VALUES (?1, ?2, ?3)")                                          \
     Q(MOVE_RUN, "UPDATE runs SET state = ?2, reason = ?3,"                                         \
@@ -27,10 +29,15 @@
       "INSERT INTO attempts (run, number, nonce, planned_ms) VALUES (?1, ?2, ?3, ?4)")             \
     Q(LAUNCH_ATTEMPT,                                                                              \
       "UPDATE attempts SET pid = ?3, pid_start_time = ?4 WHERE run = ?1 AND number = ?2")          \
-    Q(END_ATTEMPT, "UPDATE attempts SET ended = 1, ended_ms = ?3, cause = ?4, crash = ?5,"         \
+    Q(END_ATTEMPT, "UPDATE attempts SET ended = 1, ended_ms = ?3, cause = ?4, counted = ?5,"       \
                    " text = ?6, first_rank = ?7, host = ?8, signal = ?9, exit_code = ?10,"         \
                    " last_lines = ?11 WHERE run = ?1 AND number = ?2 AND ended = 0")               \
-    Q(COUNT_CRASH, "UPDATE runs SET crashes = crashes + 1 WHERE number = ?1")                      \
+    Q(COUNT_END, "UPDATE runs SET fruitless = ?2, stillborn = ?3, stillborn_step = ?4"             \
+                 " WHERE number = ?1")                                                             \
+    Q(PROGRESS, "UPDATE attempts SET progressed = 1 WHERE run = ?1 AND number = ?2"                \
+                " AND ?3 > (SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = ?1)")       \
+    Q(SET_ASIDE, "INSERT INTO checkpoints VALUES (?1, ?2, '', ?3, ?4, 0, ?5, 0, NULL, NULL)"       \
+                 " ON CONFLICT (run, step) DO UPDATE SET verdict = ?3")                            \
     Q(START_RANK,                                                                                  \
       "INSERT INTO ranks (run, attempt, rank, started, host, backend, libraries, parameters)"      \
       " VALUES (?1, ?2, ?3, 1, ?4, ?5, ?6, ?7)"                                                    \
@@ -67,13 +74,16 @@
     Q(INSERT_EVENT, "INSERT INTO events (run, time_ms, attempt, step, kind, text)"                 \
                     " VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                            \
     Q(RUNS, "SELECT number, key, name, ranks, steps, restart_max, redraw_every,"                   \
-            " checkpoint_every, features, state, reason, stop, step, crashes, submitted_ms,"       \
-            " started_ms, ended_ms, redraw_threshold, validates, priority FROM runs"               \
-            " ORDER BY number")                                                                    \
+            " checkpoint_every, features, state, reason, stop, step, submitted_ms, started_ms,"    \
+            " ended_ms, redraw_threshold, validates, priority, fruitless, stillborn,"              \
+            " stillborn_step, (SELECT coalesce(max(step), 0) FROM checkpoints"                     \
+            " WHERE run = runs.number) FROM runs ORDER BY number")                                 \
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
-                      " resumed_step, ended, cause, crash FROM attempts WHERE run = ?1"            \
-                      " ORDER BY number DESC LIMIT 1")                                             \
+                      " resumed_step, ended, cause, counted, progressed FROM attempts"             \
+                      " WHERE run = ?1 ORDER BY number DESC LIMIT 1")                              \
+    Q(SPENT, "SELECT cause, count(*) FROM attempts WHERE run = ?1 AND counted = 1 GROUP BY cause") \
+    Q(ASIDE, "SELECT step FROM checkpoints WHERE run = ?1 AND verdict = ?2 ORDER BY step")         \
     Q(RANKS, "SELECT rank, sequence, started, host FROM ranks WHERE run = ?1 AND attempt = ?2")    \
     Q(ORDERS, "SELECT id, kind, state, step, requested_ms FROM orders WHERE run = ?1 ORDER BY id") \
     Q(DRAWS, "SELECT * FROM (SELECT draw, step, order_id, hash, agreed, why, attempt FROM"         \
@@ -543,11 +553,12 @@ static enum status store_attempt_ended(struct store *store, const struct record 
     const struct evidence *evidence = ended->evidence;
     enum status status = execute_one(
         store, SQL_END_ATTEMPT, fault, count(record->run), count(record->attempt),
-        count(record->time_ms), text(attempt_cause_name(ended->cause)), integer(ended->crash),
+        count(record->time_ms), text(attempt_cause_name(ended->cause)), integer(ended->counted),
         text(evidence->text), integer(evidence->first_rank), text(evidence->host),
         integer(evidence->signal), integer(evidence->exit_code), text(evidence->last_lines));
-    if (status != ST_OK || !ended->crash) return status;
-    return execute_one(store, SQL_COUNT_CRASH, fault, count(record->run));
+    if (status != ST_OK) return status;
+    return execute_one(store, SQL_COUNT_END, fault, count(record->run), count(ended->fruitless),
+                       count(ended->stillborn), count(ended->stillborn_step));
 }
 
 static enum status store_rank_started(struct store *store, const struct record *record,
@@ -664,6 +675,9 @@ static enum status store_checkpoint_saved(struct store *store, const struct reco
     const struct record_checkpoint_saved *saved = &record->checkpoint_saved;
     enum status status =
         saved->best ? execute(store, SQL_CLEAR_BEST, fault, count(record->run)) : ST_OK;
+    if (status == ST_OK)
+        status = execute(store, SQL_PROGRESS, fault, count(record->run), count(record->attempt),
+                         count(saved->step));
     if (status != ST_OK) return status;
     return execute(store, SQL_PUT_CHECKPOINT, fault, count(record->run), count(saved->step),
                    text(saved->path), text(verdict_name(VERDICT_GOOD)), count(record->attempt),
@@ -678,6 +692,14 @@ static enum status store_checkpoint_judged(struct store *store, const struct rec
     const struct record_checkpoint_judged *judged = &record->checkpoint_judged;
     return execute(store, SQL_JUDGE_CHECKPOINT, fault, count(record->run), text(judged->path),
                    text(verdict_name(judged->verdict)));
+}
+
+static enum status store_checkpoint_set_aside(struct store *store, const struct record *record,
+                                              struct fault *fault)
+{
+    return execute(store, SQL_SET_ASIDE, fault, count(record->run),
+                   count(record->checkpoint_set_aside.step), text(verdict_name(VERDICT_ASIDE)),
+                   count(record->attempt), count(record->time_ms));
 }
 
 static enum status store_noted(struct store *store, const struct record *record,
@@ -763,13 +785,16 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     text_copy(run->reason, sizeof run->reason, column_text(row, 10));
     run->stop = (enum stop)sqlite3_column_int(row, 11);
     run->step = column_count(row, 12);
-    run->crashes = column_u32(row, 13);
-    run->submitted_ms = column_count(row, 14);
-    run->started_ms = column_count(row, 15);
-    run->ended_ms = column_count(row, 16);
-    run->facts.redraw_threshold = sqlite3_column_double(row, 17);
-    run->facts.validates = sqlite3_column_int(row, 18) != 0;
-    run->facts.priority = sqlite3_column_int64(row, 19);
+    run->submitted_ms = column_count(row, 13);
+    run->started_ms = column_count(row, 14);
+    run->ended_ms = column_count(row, 15);
+    run->facts.redraw_threshold = sqlite3_column_double(row, 16);
+    run->facts.validates = sqlite3_column_int(row, 17) != 0;
+    run->facts.priority = sqlite3_column_int64(row, 18);
+    run->fruitless = column_u32(row, 19);
+    run->stillborn = column_u32(row, 20);
+    run->stillborn_step = column_count(row, 21);
+    run->saved_step = column_count(row, 22);
     if (!run_state_from_name(column_text(row, 9), &run->state))
         return bad_row(run, "its state is none", fault);
     if (run->stop > STOP_KILL) return bad_row(run, "its stop is none", fault);
@@ -823,13 +848,46 @@ static enum status load_attempt(struct store *store, struct run *run, struct fau
         attempt->started = sqlite3_column_int(row, 5) != 0;
         attempt->resumed_step = column_count(row, 6);
         attempt->ended = sqlite3_column_int(row, 7) != 0;
-        attempt->crash = sqlite3_column_int(row, 9) != 0;
+        attempt->counted = sqlite3_column_int(row, 9) != 0;
+        attempt->progressed = sqlite3_column_int(row, 10) != 0;
         known_cause = attempt_cause_from_name(column_text(row, 8), &attempt->cause);
     }
     if (status != ST_OK || attempt->number == 0) return status;
     if (!known_cause) return bad_row(run, "the cause of its attempt's end is none", fault);
     attempt->ranks = memory_zeroed(run->facts.ranks, sizeof *attempt->ranks);
     return load_ranks(store, run, fault);
+}
+
+static enum status load_spent(struct store *store, struct run *run, struct fault *fault)
+{
+    sqlite3_stmt *row = NULL;
+    enum status status = begin_query(store, SQL_SPENT, &row, fault, count(run->number));
+    if (status != ST_OK) return status;
+    while (next_row(store, row, &status, fault)) {
+        enum attempt_cause cause;
+        if (!attempt_cause_from_name(column_text(row, 0), &cause)) {
+            finish(row);
+            return bad_row(run, "the cause of an attempt's end is none", fault);
+        }
+        run->spent[attempt_cause_budget(cause)] += column_u32(row, 1);
+    }
+    return status;
+}
+
+static enum status load_aside(struct store *store, struct run *run, struct fault *fault)
+{
+    sqlite3_stmt *row = NULL;
+    enum status status = begin_query(store, SQL_ASIDE, &row, fault, count(run->number),
+                                     text(verdict_name(VERDICT_ASIDE)));
+    if (status != ST_OK) return status;
+    while (next_row(store, row, &status, fault)) {
+        if (run->aside_count == RUN_ASIDE_MAX) {
+            finish(row);
+            return bad_row(run, "too many of its checkpoints are set aside", fault);
+        }
+        run->aside[run->aside_count++] = column_count(row, 0);
+    }
+    return status;
 }
 
 static enum status load_orders(struct store *store, struct run *run, struct fault *fault)
@@ -879,6 +937,8 @@ static enum status load_run(struct store *store, sqlite3_stmt *row, struct coord
     enum status status = read_run(row, run, fault);
     if (status == ST_OK) status = load_awaited(store, run, fault);
     if (status == ST_OK) status = load_attempt(store, run, fault);
+    if (status == ST_OK) status = load_spent(store, run, fault);
+    if (status == ST_OK) status = load_aside(store, run, fault);
     if (status == ST_OK) status = load_orders(store, run, fault);
     if (status == ST_OK) status = load_draws(store, run, fault);
     if (status == ST_OK && run->number != coordinator->run_count + 1)

@@ -21,12 +21,22 @@ static const struct {
 
 static const struct {
     const char *name;
-    bool restart;
+    enum restart_budget budget;
     const char *words;
 } causes[] = {
-#define CAUSE_ROW(enumerator, name, restart, words) [enumerator] = {name, restart, words},
+#define CAUSE_ROW(enumerator, name, budget, words) [enumerator] = {name, budget, words},
     ATTEMPT_CAUSES(CAUSE_ROW)
 #undef CAUSE_ROW
+};
+
+static const struct {
+    const char *name;
+    uint32_t attempts;
+    bool loops;
+} budgets[] = {
+#define BUDGET_ROW(enumerator, name, attempts, loops) [enumerator] = {name, attempts, loops},
+    RESTART_BUDGETS(BUDGET_ROW)
+#undef BUDGET_ROW
 };
 
 enum {
@@ -79,7 +89,27 @@ bool attempt_cause_from_name(const char *name, enum attempt_cause *cause)
 
 bool attempt_cause_restarts(enum attempt_cause cause)
 {
-    return causes[cause].restart;
+    return causes[cause].budget != BUDGET_NONE;
+}
+
+enum restart_budget attempt_cause_budget(enum attempt_cause cause)
+{
+    return causes[cause].budget;
+}
+
+const char *restart_budget_name(enum restart_budget budget)
+{
+    return budgets[budget].name;
+}
+
+uint32_t restart_budget_attempts(enum restart_budget budget)
+{
+    return budgets[budget].attempts;
+}
+
+bool restart_budget_loops(enum restart_budget budget)
+{
+    return budgets[budget].loops;
 }
 
 const char *attempt_cause_words(enum attempt_cause cause)

@@ -226,8 +226,8 @@ static enum status state_read(const char *directory, uint64_t step, struct check
     return ST_OK;
 }
 
-static enum status checkpoint_open(const char *directory, uint64_t step,
-                                   struct checkpoint **checkpoint, struct fault *fault)
+enum status checkpoint_open(const char *directory, uint64_t step, struct checkpoint **checkpoint,
+                            struct fault *fault)
 {
     struct checkpoint *opened = calloc(1, sizeof *opened);
     if (!opened) return fault_set(fault, ST_NO_MEMORY, "open a checkpoint: out of memory");
@@ -252,28 +252,24 @@ close_checkpoint:
     return status;
 }
 
-static enum status newest_open(const char *directory, const struct steps *steps, uint64_t step,
-                               checkpoint_rejected *rejected, void *context,
+static enum status newest_open(const char *directory, const struct steps *steps,
+                               const struct checkpoint_choice *choice,
                                struct checkpoint **checkpoint, struct fault *fault)
 {
     for (size_t i = 0; i < steps->count; i++) {
-        if (step != 0 && steps->step[i] != step) continue;
         struct fault why = {0};
+        if (choice->wanted && !choice->wanted(choice->context, steps->step[i])) continue;
         enum status status = checkpoint_open(directory, steps->step[i], checkpoint, &why);
         if (status == ST_OK) return ST_OK;
         if (status == ST_NO_MEMORY) return fault_set(fault, status, "%s", why.text);
         char path[PATH_BYTES_MAX];
         snprintf(path, sizeof path, "%s/" STEP_NAME, directory, steps->step[i]);
-        if (rejected) rejected(context, path, why.text);
+        if (choice->rejected) choice->rejected(choice->context, path, why.text);
     }
-    if (step != 0)
-        return fault_set(fault, ST_NOT_FOUND, "no good checkpoint of step %" PRIu64 " in %s", step,
-                         directory);
     return fault_set(fault, ST_NOT_FOUND, "no good checkpoint in %s", directory);
 }
 
-enum status checkpoint_open_newest(const char *directory, uint64_t step,
-                                   checkpoint_rejected *rejected, void *context,
+enum status checkpoint_open_newest(const char *directory, const struct checkpoint_choice *choice,
                                    struct checkpoint **checkpoint, struct fault *fault)
 {
     if (strlen(directory) + NAME_BYTES_MAX > PATH_BYTES_MAX)
@@ -282,7 +278,7 @@ enum status checkpoint_open_newest(const char *directory, uint64_t step,
     struct steps steps;
     enum status status = steps_list(directory, &steps, fault);
     if (status != ST_OK) return status;
-    status = newest_open(directory, &steps, step, rejected, context, checkpoint, fault);
+    status = newest_open(directory, &steps, choice, checkpoint, fault);
     free(steps.step);
     return status;
 }

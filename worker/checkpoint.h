@@ -59,13 +59,20 @@ struct checkpoint {
     struct safetensors *model, *optimizer;
 };
 
-/* Told of each checkpoint that was passed over, and why. */
-typedef void checkpoint_rejected(void *context, const char *path, const char *why);
+/* That of `step`. ST_NOT_FOUND, ST_CORRUPT, ...: it is not there, or not good. The checkpoint is the caller's. */
+enum status checkpoint_open(const char *directory, uint64_t step, struct checkpoint **checkpoint,
+                            struct fault *fault);
 
-/* The newest good one, or that of `step` where it is not 0. ST_NOT_FOUND: there is no good one (an empty or missing
- * directory included). Leftovers of interrupted saves are not looked at. The checkpoint is the caller's. */
-enum status checkpoint_open_newest(const char *directory, uint64_t step,
-                                   checkpoint_rejected *rejected, void *context,
+/* Which checkpoints may be taken, and who is told of each of those that is not good, and why. */
+struct checkpoint_choice {
+    void *context;
+    bool (*wanted)(void *context, uint64_t step);                       /* NULL: all are */
+    void (*rejected)(void *context, const char *path, const char *why); /* NULL: nobody */
+};
+
+/* The newest good one of those that are wanted. ST_NOT_FOUND: there is none (an empty or missing directory included).
+ * Leftovers of interrupted saves are not looked at. The checkpoint is the caller's. */
+enum status checkpoint_open_newest(const char *directory, const struct checkpoint_choice *choice,
                                    struct checkpoint **checkpoint, struct fault *fault);
 void checkpoint_close(struct checkpoint *checkpoint);
 

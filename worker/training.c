@@ -308,6 +308,16 @@ static void tell_rejected(void *context, const char *path, const char *why)
     notice_checkpoint_rejected(t->setup.uplink, path, why);
 }
 
+/* One that attempts have died of is set aside. */
+static bool is_to_be_taken(void *context, uint64_t step)
+{
+    const struct training *t = context;
+    const Performer__Plan *plan = t->setup.plan;
+    for (size_t i = 0; plan && i < plan->n_set_aside; i++)
+        if (plan->set_aside[i] == step) return false;
+    return true;
+}
+
 /* Rank 0 looks for the newest good checkpoint; the others open that one. `*checkpoint` is NULL where there is none. */
 static enum status open_agreed_checkpoint(struct training *t, struct checkpoint **checkpoint,
                                           struct fault *fault)
@@ -317,7 +327,8 @@ static enum status open_agreed_checkpoint(struct training *t, struct checkpoint 
     enum status status = ST_OK;
 
     if (is_first_rank(t)) {
-        status = checkpoint_open_newest(t->checkpoints, 0, tell_rejected, t, &mine, fault);
+        const struct checkpoint_choice ours = {t, is_to_be_taken, tell_rejected};
+        status = checkpoint_open_newest(t->checkpoints, &ours, &mine, fault);
         if (status != ST_OK && status != ST_NOT_FOUND) return status;
         if (mine) choice[0] = 1, choice[1] = mine->state.step;
     }
@@ -325,7 +336,7 @@ static enum status open_agreed_checkpoint(struct training *t, struct checkpoint 
     uint64_t(*choices)[2] = (void *)t->records;
     status = collective_gather(t->setup.collective, choice, sizeof choice, choices, fault);
     if (status == ST_OK && !is_first_rank(t) && choices[0][0])
-        status = checkpoint_open_newest(t->checkpoints, choices[0][1], NULL, NULL, &mine, fault);
+        status = checkpoint_open(t->checkpoints, choices[0][1], &mine, fault);
     if (status != ST_OK) {
         checkpoint_close(mine);
         return fault_wrap(fault, "open the checkpoint that rank 0 resumes from");

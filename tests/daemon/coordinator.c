@@ -57,15 +57,41 @@ LIFE(divergence_is_not_tried_again, UNTIL_RUNNING, {"end DIVERGED", "FAILED", ST
 LIFE(fails_before_any_report, {"tick", "STARTING", ST_OK}, {"launched", "STARTING", ST_OK},
      {"end BAD_JOB", "FAILED", ST_OK})
 
-LIFE(crashes_within_budget_and_backs_off, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
-     {"wait 999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"), {"end CRASH", "RESTARTING", ST_OK},
-     {"wait 1999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"), {"end CRASH", "RESTARTING", ST_OK},
-     {"wait 3999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"), {"end CRASH", "FAILED", ST_OK})
+LIFE(crashes_within_budget, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
+     {"wait 999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"), {"saves 10", "RUNNING", ST_OK},
+     {"end HANG", "RESTARTING", ST_OK}, {"wait 999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"),
+     {"saves 20", "RUNNING", ST_OK}, {"end OUT_OF_MEMORY", "RESTARTING", ST_OK},
+     AGAIN_AFTER("1000"), {"saves 30", "RUNNING", ST_OK}, {"end CRASH", "FAILED", ST_OK})
+LIFE(comes_no_further_in_two_attempts, UNTIL_RUNNING, {"saves 10", "RUNNING", ST_OK},
+     {"end CRASH", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"), {"saves 10", "RUNNING", ST_OK},
+     {"end LOST", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"), {"end CRASH", "FAILED", ST_OK})
 LIFE(launch_failures_use_the_same_budget, {"tick", "STARTING", ST_OK},
      {"launch_failed", "RESTARTING", ST_OK}, {"wait 1000", "STARTING", ST_OK},
-     {"launch_failed", "RESTARTING", ST_OK}, {"wait 2000", "STARTING", ST_OK},
-     {"end LOST", "RESTARTING", ST_OK}, {"wait 4000", "STARTING", ST_OK},
      {"end LOST", "FAILED", ST_OK})
+LIFE(losses_of_the_machine_have_a_budget_of_their_own_and_back_off, UNTIL_RUNNING,
+     {"end NODE_LOST", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"),
+     {"end NODE_LOST", "RESTARTING", ST_OK}, {"wait 1999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"),
+     {"end NODE_LOST", "RESTARTING", ST_OK}, {"wait 3999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"),
+     {"end NODE_LOST", "RESTARTING", ST_OK}, AGAIN_AFTER("8000"),
+     {"end NODE_LOST", "RESTARTING", ST_OK}, AGAIN_AFTER("16000"),
+     {"end NODE_LOST", "RESTARTING", ST_OK}, AGAIN_AFTER("32000"),
+     {"end NODE_LOST", "RESTARTING", ST_OK}, {"wait 59999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"),
+     {"end NODE_LOST", "RESTARTING", ST_OK}, AGAIN_AFTER("60000"), {"restart", "RUNNING", ST_OK},
+     {"end NODE_LOST", "RESTARTING", ST_OK}, AGAIN_AFTER("60000"),
+     {"end NODE_LOST", "RESTARTING", ST_OK}, AGAIN_AFTER("60000"),
+     {"end NODE_LOST", "FAILED", ST_OK})
+LIFE(a_time_limit_is_no_end_while_it_progresses, UNTIL_RUNNING, {"saves 10", "RUNNING", ST_OK},
+     {"end TIME_LIMIT", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"), {"saves 20", "RUNNING", ST_OK},
+     {"end TIME_LIMIT", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"), {"saves 30", "RUNNING", ST_OK},
+     {"end TIME_LIMIT", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"), {"saves 40", "RUNNING", ST_OK},
+     {"end TIME_LIMIT", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"),
+     {"end TIME_LIMIT", "RESTARTING", ST_OK}, {"restart", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"),
+     {"end TIME_LIMIT", "FAILED", ST_OK})
+LIFE(a_preemption_is_nobodys_fault, UNTIL_RUNNING, {"end PREEMPTED", "RESTARTING", ST_OK},
+     AGAIN_AFTER("1000"), {"end PREEMPTED", "RESTARTING", ST_OK}, AGAIN_AFTER("2000"),
+     {"end PREEMPTED", "RESTARTING", ST_OK}, AGAIN_AFTER("4000"),
+     {"end PREEMPTED", "RESTARTING", ST_OK}, AGAIN_AFTER("8000"),
+     {"end PREEMPTED", "RESTARTING", ST_OK})
 LIFE(a_daemon_that_died_before_launching_costs_nothing, {"tick", "STARTING", ST_OK},
      {"restart", "STARTING", ST_OK}, {"unlaunched", "RESTARTING", ST_OK},
      {"tick", "STARTING", ST_OK}, {"restart", "STARTING", ST_OK},
@@ -123,7 +149,7 @@ LIFE(kill_comes_too_late, UNTIL_RUNNING, {"kill", "STOPPING", ST_OK},
      {"end FINISHED", "SUCCEEDED", ST_OK})
 
 LIFE(nobody_ordered_that_stop, UNTIL_RUNNING, {"end CANCELLED", "RESTARTING", ST_OK},
-     AGAIN_AFTER("1000"), {"end KILLED", "RESTARTING", ST_OK})
+     AGAIN_AFTER("1000"), {"saves 10", "RUNNING", ST_OK}, {"end KILLED", "RESTARTING", ST_OK})
 
 LIFE(orders_need_a_run_that_trains, {"redraw", "QUEUED", ST_REFUSED},
      {"checkpoint", "QUEUED", ST_REFUSED}, {"evaluate", "QUEUED", ST_REFUSED},
@@ -141,6 +167,24 @@ LIFE(a_stranger_event_changes_nothing, UNTIL_RUNNING, {"end CRASH", "RESTARTING"
      {"end CRASH", "RESTARTING", ST_OK}, {"end LOST", "RESTARTING", ST_OK},
      {"launched", "RESTARTING", ST_OK}, {"adopted", "RESTARTING", ST_OK},
      {"unlaunched", "RESTARTING", ST_OK})
+
+static void begin(struct stage *stage, const char *path)
+{
+    stage_init(stage, 4, path);
+    stage_act(stage, "submit");
+    stage_act(stage, "tick");
+    stage_act(stage, "launched");
+}
+
+static Performer__MetricRow metric(uint64_t step, const char *name, double value)
+{
+    Performer__MetricRow row = PERFORMER__METRIC_ROW__INIT;
+    row.step = step;
+    row.name = (char *)name;
+    row.value = value;
+    row.time_ms = 1700000000000 + step;
+    return row;
+}
 
 /* ---- submit and admission ---- */
 
@@ -363,7 +407,7 @@ Test(restart, a_full_disk_costs_no_budget)
             (struct event_launch_failed){1, attempt, ST_NO_SPACE, "no space left for the plan"};
         stage_send(&stage, event);
         cr_assert_eq(state_of(&stage, 1), RUN_RESTARTING);
-        cr_assert_eq(stage_run(&stage)->crashes, 0);
+        cr_assert_eq(stage_run(&stage)->spent[BUDGET_CRASH], 0);
         stage_act(&stage, "wait 59999");
         cr_assert_eq(state_of(&stage, 1), RUN_RESTARTING, "not at once, there is no limit to it");
         stage_act(&stage, "wait 1");
@@ -371,6 +415,60 @@ Test(restart, a_full_disk_costs_no_budget)
     }
     stage_act(&stage, "launch_failed");
     cr_assert_eq(state_of(&stage, 1), RUN_FAILED);
+    stage_fini(&stage);
+}
+
+/* Two attempts resume from it and die before they have done a step: the third is told to pass over it, until it is saved
+ * anew. */
+Test(restart, a_deadly_checkpoint_is_set_aside)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    stage_act(&stage, "saves 10");
+    stage_act(&stage, "saves 20");
+    for (int i = 0; i < 2; i++) {
+        stage_act(&stage, "end CRASH");
+        cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING);
+        cr_assert_not(stage_noted(&stage, NOTE_CHECKPOINT_SET_ASIDE));
+        stage_act(&stage, "wait 60000");
+        cr_assert_eq(stage.decision.effects[0].set_aside_count, 0);
+        stage_act(&stage, "resumes 20");
+    }
+    stage_act(&stage, "end CRASH");
+    cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING, "it gets another chance");
+    cr_assert(stage_noted(&stage, NOTE_CHECKPOINT_SET_ASIDE));
+    stage_act(&stage, "restart");
+    stage_act(&stage, "wait 60000");
+    cr_assert_eq(stage.decision.effects[0].kind, EFFECT_LAUNCH);
+    cr_assert_eq(stage.decision.effects[0].set_aside_count, 1);
+    cr_assert_eq(stage.decision.effects[0].set_aside[0], 20);
+    stage_act(&stage, "resumes 10");
+    stage_act(&stage, "saves 20");
+    cr_assert_eq(stage_run(&stage)->aside_count, 0, "it is another now");
+    stage_act(&stage, "restart");
+    cr_assert_eq(stage_run(&stage)->aside_count, 0);
+    stage_fini(&stage);
+}
+
+/* Those that did a step died of something else. */
+Test(restart, a_checkpoint_that_attempts_outlive_stays)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    stage_act(&stage, "saves 10");
+    for (int i = 0; i < 2; i++) {
+        stage_act(&stage, "end CRASH");
+        stage_act(&stage, "wait 60000");
+        stage_act(&stage, "resumes 10");
+        Performer__MetricRow row = metric(11, "loss", 1.0), *rows[] = {&row};
+        Performer__Report report = stage_next_report(&stage, 0);
+        report.n_metrics = 1;
+        report.metrics = rows;
+        stage_report(&stage, &report);
+    }
+    stage_act(&stage, "end CRASH");
+    cr_assert_not(stage_noted(&stage, NOTE_CHECKPOINT_SET_ASIDE));
+    cr_assert_eq(stage_run(&stage)->state, RUN_FAILED);
     stage_fini(&stage);
 }
 
@@ -508,24 +606,6 @@ Test(find, by_id_prefix_or_name)
 }
 
 /* ---- reports ---- */
-
-static void begin(struct stage *stage, const char *path)
-{
-    stage_init(stage, 4, path);
-    stage_act(stage, "submit");
-    stage_act(stage, "tick");
-    stage_act(stage, "launched");
-}
-
-static Performer__MetricRow metric(uint64_t step, const char *name, double value)
-{
-    Performer__MetricRow row = PERFORMER__METRIC_ROW__INIT;
-    row.step = step;
-    row.name = (char *)name;
-    row.value = value;
-    row.time_ms = 1700000000000 + step;
-    return row;
-}
 
 Test(report, of_another_attempt_is_fenced)
 {
@@ -988,12 +1068,26 @@ Test(words, name_the_cause_and_what_is_left)
     begin(&stage, NULL);
     stage_act(&stage, "end CRASH");
     cr_assert_str_eq(stage_run(&stage)->reason, attempt_cause_words(CAUSE_CRASH));
+    static const char *const saves[] = {"saves 10", "saves 20", "saves 30"};
     for (int i = 0; i < 3; i++) {
         stage_act(&stage, "wait 60000");
+        stage_act(&stage, saves[i]);
         stage_act(&stage, "end CRASH");
     }
     cr_assert_eq(stage_run(&stage)->state, RUN_FAILED);
     cr_assert_str_eq(stage_run(&stage)->reason, "a rank died, and all 3 restarts are used up");
+    stage_fini(&stage);
+}
+
+Test(words, say_that_it_comes_no_further)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "wait 60000");
+    stage_act(&stage, "end HANG");
+    cr_assert_str_eq(stage_run(&stage)->reason,
+                     "a rank stood still, and 2 attempts in a row have saved no new checkpoint");
     stage_fini(&stage);
 }
 

@@ -14,7 +14,7 @@ static const char *attempts_differ(const struct run *a, const struct run *b)
     DIFFER(strcmp(x->nonce, y->nonce) != 0, "nonce");
     DIFFER(x->ended != y->ended || x->cause != y->cause, "end of attempt");
     DIFFER(x->started != y->started || x->resumed_step != y->resumed_step, "start of attempt");
-    DIFFER(x->crash != y->crash, "crash");
+    DIFFER(x->counted != y->counted || x->progressed != y->progressed, "count of attempt");
     DIFFER(x->pid != y->pid || x->pid_start_time != y->pid_start_time, "pid");
     DIFFER(x->planned_ms != y->planned_ms, "time of plan");
     DIFFER(!x->ranks != !y->ranks, "ranks");
@@ -66,7 +66,11 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(a->submitted_ms != b->submitted_ms, "time of submit");
     DIFFER(a->started_ms != b->started_ms, "time of start");
     DIFFER(a->ended_ms != b->ended_ms, "time of end");
-    DIFFER(a->crashes != b->crashes, "crashes");
+    DIFFER(memcmp(a->spent, b->spent, sizeof a->spent) != 0, "budgets");
+    DIFFER(a->fruitless != b->fruitless || a->saved_step != b->saved_step, "progress");
+    DIFFER(a->stillborn != b->stillborn || a->stillborn_step != b->stillborn_step, "stillborn");
+    DIFFER(a->aside_count != b->aside_count, "number set aside");
+    DIFFER(memcmp(a->aside, b->aside, a->aside_count * sizeof a->aside[0]) != 0, "set aside");
     const char *words = attempts_differ(a, b);
     return words ? words : orders_differ(a, b);
 }

@@ -243,18 +243,20 @@ static void next_attempt_is_due(uint32_t attempt)
     cr_assert_fail("attempt %u is not due", attempt);
 }
 
-/* The attempt before it never began; the one before that came late, when it had been given up. */
+/* The attempt before it is gone with its machine; the one before that came late, when it had been given up. */
 Test(driver, no_attempt_starts_while_any_earlier_one_lives)
 {
     uint64_t run = workshop_submit(&workshop, "one", 1);
     driver_tick(&workshop.driver);
     workshop_ranks_end(&workshop, 1, ST_IO);
     driver_tick(&workshop.driver);
-    workshop.start_status = ST_NOT_FOUND;
+    workshop.state = LAUNCHER_DOWN;
     next_attempt_is_due(2);
+    driver_tick(&workshop.driver);
     state_is(run, RUN_RESTARTING);
+    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->attempt.cause, CAUSE_NODE_LOST);
 
-    workshop.start_status = ST_OK;
+    workshop.state = LAUNCHER_ALIVE;
     workshop.lingering = "/attempt-1";
     const int starts = workshop.starts;
     next_attempt_is_due(3);
@@ -283,7 +285,7 @@ Test(driver, a_launch_that_a_full_disk_prevents_costs_no_budget)
     workshop.start_status = ST_NO_SPACE;
     driver_tick(&workshop.driver);
     state_is(run, RUN_RESTARTING);
-    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->crashes, 0);
+    cr_assert_eq(coordinator_run(&workshop.coordinator, run)->spent[BUDGET_CRASH], 0);
 }
 
 Test(driver, a_kill_is_a_signal_and_a_cancel_is_an_order)

@@ -125,6 +125,38 @@ static const struct answer *tick(struct stage *stage)
     return answer;
 }
 
+/* One notice of rank 0. */
+static const struct answer *tell(struct stage *stage, Performer__Notice *notice)
+{
+    Performer__Report report = stage_next_report(stage, 0);
+    report.n_notices = 1;
+    report.notices = &notice;
+    return stage_report(stage, &report);
+}
+
+static const struct answer *saves(struct stage *stage, uint64_t step)
+{
+    Performer__CheckpointSaved saved = PERFORMER__CHECKPOINT_SAVED__INIT;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT;
+    char path[64];
+    snprintf(path, sizeof path, "checkpoints/step-%010" PRIu64, step);
+    saved.path = path;
+    notice.step = step;
+    notice.what_case = PERFORMER__NOTICE__WHAT_CHECKPOINT_SAVED;
+    notice.checkpoint_saved = &saved;
+    return tell(stage, &notice);
+}
+
+static const struct answer *resumes(struct stage *stage, uint64_t step)
+{
+    Performer__Started started = PERFORMER__STARTED__INIT;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT;
+    started.resumed_step = step;
+    notice.what_case = PERFORMER__NOTICE__WHAT_STARTED;
+    notice.started = &started;
+    return tell(stage, &notice);
+}
+
 static const struct answer *end(struct stage *stage, const char *cause)
 {
     struct evidence evidence = {.first_rank = 1, .signal = 9, .exit_code = 137};
@@ -204,6 +236,8 @@ const struct answer *stage_act(struct stage *stage, const char *act)
         return tick(stage);
     }
     if (strncmp(act, "end ", 4) == 0) return end(stage, act + 4);
+    if (strncmp(act, "saves ", 6) == 0) return saves(stage, strtoull(act + 6, NULL, 10));
+    if (strncmp(act, "resumes ", 8) == 0) return resumes(stage, strtoull(act + 8, NULL, 10));
     if (strcmp(act, "tick") == 0) return tick(stage);
     if (strcmp(act, "submit") == 0) {
         stage->run = stage_submit(stage, 2, 3, NULL);

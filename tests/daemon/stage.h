@@ -38,7 +38,8 @@ Performer__Report stage_next_report(struct stage *stage, uint32_t rank);
 
 /*
  * One thing that happens to the run, in words: "submit", "tick", "wait MS" (and tick), "launched",
- * "launch_failed", "report", "end CAUSE", "adopted", "unlaunched", "restart", or what a person wants:
+ * "launch_failed", "report", "resumes STEP", "saves STEP" (a rank tells of it), "end CAUSE", "adopted", "unlaunched",
+ * "restart", or what a person wants:
  * "cancel", "kill", "checkpoint", "redraw", "evaluate".
  */
 const struct answer *stage_act(struct stage *stage, const char *act);

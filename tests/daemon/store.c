@@ -688,7 +688,13 @@ Test(foreign, an_older_schema_is_brought_up_to_date, .init = make_database,
     run_sql("ALTER TABLE runs DROP COLUMN redraw_threshold; ALTER TABLE runs DROP COLUMN validates;"
             "ALTER TABLE draws DROP COLUMN why; ALTER TABLE draws DROP COLUMN attempt;"
             "ALTER TABLE runs DROP COLUMN priority; DROP TABLE awaited;"
-            "PRAGMA user_version = 1;"
+            "ALTER TABLE runs DROP COLUMN fruitless; ALTER TABLE runs DROP COLUMN stillborn;"
+            "ALTER TABLE runs DROP COLUMN stillborn_step;"
+            "ALTER TABLE runs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;"
+            "ALTER TABLE attempts DROP COLUMN progressed;"
+            "ALTER TABLE attempts RENAME COLUMN counted TO crash;"
+            "UPDATE attempts SET ended = 1, crash = 1, cause = 'LOST' WHERE run = 1 AND number = 1;"
+            "UPDATE runs SET state = 'RESTARTING' WHERE number = 1; PRAGMA user_version = 1;"
             "INSERT INTO draws VALUES (1, 1, 7, 0, 'aaaa', 1), (1, 2, 9, 31, 'bbbb', 1)");
     static const char *const data[] = {"", "valid = \"v\"\n", "valid_fraction = 0.05\n"};
     for (int i = 0; i < 3; i++) {
@@ -704,6 +710,7 @@ Test(foreign, an_older_schema_is_brought_up_to_date, .init = make_database,
     for (int i = 0; i < 3; i++)
         cr_assert_eq(stage.coordinator.runs[i]->facts.validates, i > 0, "%s", data[i]);
     cr_assert_eq(stage.coordinator.runs[0]->facts.redraw_threshold, 0);
+    cr_assert_eq(stage.coordinator.runs[0]->spent[BUDGET_CRASH], 1);
     char words[100] = "";
     cr_assert_eq(store_redraws(stage.store, 1, 10, note_why, words, NULL), ST_OK);
     cr_assert_str_eq(words, "planned; order 31; ");
@@ -792,7 +799,8 @@ Test(corrupt, rows_that_no_daemon_left_so, .init = make_database, .fini = remove
         "UPDATE runs SET state = 'QUEUED' WHERE number = 1",
         "UPDATE runs SET state = 'SUCCEEDED', ended_ms = 5 WHERE number = 1",
         "UPDATE runs SET stop = 9 WHERE number = 1",
-        "UPDATE runs SET crashes = 99 WHERE number = 1",
+        "UPDATE runs SET fruitless = 99 WHERE number = 1",
+        "UPDATE attempts SET counted = 1, cause = 'FINISHED' WHERE run = 1",
         "DELETE FROM jobs WHERE run = 2; DELETE FROM events WHERE run = 2;"
         "DELETE FROM runs WHERE number = 2",
         "UPDATE orders SET kind = 'waltz' WHERE id = 1",

@@ -57,6 +57,13 @@ Test(lifecycle, what_a_new_attempt_cannot_cure_does_not_restart)
 {
     cr_assert(attempt_cause_restarts(CAUSE_CRASH));
     cr_assert(attempt_cause_restarts(CAUSE_LOST));
+    cr_assert_eq(attempt_cause_budget(CAUSE_HANG), BUDGET_CRASH);
+    cr_assert_eq(restart_budget_attempts(BUDGET_CRASH), RESTARTS_BY_JOB);
+    cr_assert_eq(attempt_cause_budget(CAUSE_NODE_LOST), BUDGET_NODE);
+    cr_assert_eq(attempt_cause_budget(CAUSE_PREEMPTED), BUDGET_PREEMPTION);
+    cr_assert_eq(restart_budget_attempts(BUDGET_PREEMPTION), RESTARTS_UNLIMITED);
+    cr_assert_not(restart_budget_loops(BUDGET_PREEMPTION));
+    cr_assert(restart_budget_loops(BUDGET_TIME_LIMIT));
     cr_assert(!attempt_cause_restarts(CAUSE_FINISHED));
     cr_assert(!attempt_cause_restarts(CAUSE_CANCELLED));
     cr_assert(!attempt_cause_restarts(CAUSE_KILLED));

@@ -67,6 +67,7 @@ struct gang {
         GANG_CLOSES, /* ranks say their last words */
         GANG_ENDED,  /* exit.json is there */
         GANG_GONE,   /* and no exit.json */
+        GANG_DOWN,   /* nor the machine */
     } phase;
     bool launcher_dead;
     int pid;
@@ -85,6 +86,7 @@ struct vault {
     uint64_t run;
     size_t count;
     struct checkpoint_state *states[CHECKPOINTS_MAX];
+    bool deadly[CHECKPOINTS_MAX]; /* whoever resumes from it dies of it */
 };
 
 static struct gang *gangs;
@@ -136,8 +138,11 @@ const struct checkpoint_state *gang_newest_state(uint64_t run)
 
 static void vault_remove(struct vault *vault, size_t place)
 {
+    vault->count--;
     memmove(vault->states + place, vault->states + place + 1,
-            (--vault->count - place) * sizeof vault->states[0]);
+            (vault->count - place) * sizeof vault->states[0]);
+    memmove(vault->deadly + place, vault->deadly + place + 1,
+            (vault->count - place) * sizeof vault->deadly[0]);
 }
 
 /* In order of step; what was there of that step is replaced. */
@@ -148,8 +153,12 @@ static void vault_put(struct vault *vault, const struct checkpoint_state *state)
     if (place < vault->count && vault->states[place]->step == state->step)
         vault_remove(vault, place);
     memmove(vault->states + place + 1, vault->states + place,
-            (vault->count++ - place) * sizeof vault->states[0]);
+            (vault->count - place) * sizeof vault->states[0]);
+    memmove(vault->deadly + place + 1, vault->deadly + place,
+            (vault->count - place) * sizeof vault->deadly[0]);
+    vault->count++;
     vault->states[place] = world_copy(state, sizeof *state);
+    vault->deadly[place] = world_strikes(world.weather.checkpoint_deadly);
 }
 
 /* ---- what a rank tells ---- */
@@ -415,7 +424,7 @@ static void write_exit(struct gang *gang, int exit_code)
 static void launcher_ends(void *what, uint64_t exit_code)
 {
     struct gang *gang = what;
-    if (gang->phase == GANG_ENDED || gang->phase == GANG_GONE) return;
+    if (gang->phase >= GANG_ENDED) return;
     kill_ranks(gang);
     if (gang->launcher_dead)
         gang->phase = GANG_GONE;
@@ -640,17 +649,37 @@ static void read_plan(struct gang *gang)
     orders_init(&gang->orders, &gang->job->spec, gang->replay, gang->plan->n_applied);
 }
 
-/* From the newest good checkpoint. One that is spoilt is passed over. */
-static void resume(struct gang *gang)
+static bool is_set_aside(const struct gang *gang, uint64_t step)
+{
+    for (size_t i = 0; i < gang->plan->n_set_aside; i++)
+        if (gang->plan->set_aside[i] == step) return true;
+    return false;
+}
+
+/* From the newest good checkpoint. One that is spoilt or set aside is passed over. True: it is deadly. */
+static bool resume(struct gang *gang)
 {
     struct vault *vault = vault_of(gang->run);
     gang->state = world_memory(sizeof *gang->state);
-    size_t place = vault->count;
-    while (place > 0 && world_strikes(world.weather.checkpoint_spoilt)) {
-        tell_rejected(&gang->ranks[0], vault->states[--place]->step);
-        vault_remove(vault, place);
+    for (size_t place = vault->count; place-- > 0;) {
+        uint64_t step = vault->states[place]->step;
+        if (is_set_aside(gang, step)) continue;
+        if (world_strikes(world.weather.checkpoint_spoilt)) {
+            tell_rejected(&gang->ranks[0], step);
+            vault_remove(vault, place);
+            continue;
+        }
+        *gang->state = *vault->states[place];
+        return vault->deadly[place];
     }
-    if (place > 0) *gang->state = *vault->states[place - 1];
+    return false;
+}
+
+static void rank_dies_of_it(void *what, uint64_t stamp)
+{
+    struct rank *rank = what;
+    (void)stamp;
+    if (rank->alive) rank_dies(rank);
 }
 
 static void rank_begins(struct gang *gang, uint32_t number)
@@ -683,12 +712,12 @@ static void tell_applied_before(struct rank *rank)
 
 static void gang_trains(struct gang *gang)
 {
-    ledger_trains(gang->run, gang->attempt);
     gang->phase = GANG_TRAINS;
     read_plan(gang);
     gang->ranks = world_memory(gang->rank_count * sizeof *gang->ranks);
     for (uint32_t r = 0; r < gang->rank_count; r++) rank_begins(gang, r);
-    resume(gang);
+    bool deadly = resume(gang);
+    ledger_trains(gang->run, gang->attempt, gang->state->step);
     world_trace("r%" PRIu64 " attempt %" PRIu32 ": %" PRIu32 " ranks train from step %" PRIu64,
                 gang->run, gang->attempt, gang->rank_count, gang->state->step);
     for (uint32_t r = 0; r < gang->rank_count; r++) {
@@ -700,6 +729,8 @@ static void gang_trains(struct gang *gang)
         gang_closes(gang, ST_OK, false);
     else
         world_in(gang->step_ms, gang_step, gang, 0);
+    if (deadly)
+        world_in(chance_below(&world.chance, gang->step_ms), rank_dies_of_it, gang->ranks, 0);
 }
 
 static void gang_begins(void *what, uint64_t stamp)
@@ -759,6 +790,7 @@ static enum launcher_state gang_probe(struct attempt_launcher *launcher, const c
     if (!gang || gang->phase == GANG_SPAWNED || gang->pid == 0) return LAUNCHER_UNSEEN;
     if (gang->phase == GANG_ENDED) return LAUNCHER_ENDED;
     if (gang->phase == GANG_GONE) return LAUNCHER_GONE;
+    if (gang->phase == GANG_DOWN) return LAUNCHER_DOWN;
     *process = (struct process){.pid = gang->pid, .start_ticks = 1};
     return LAUNCHER_ALIVE;
 }
@@ -901,7 +933,7 @@ void gang_lose_power(void)
             spool_loses_power(&gang->ranks[r]);
         }
         if (gang->phase == GANG_SPAWNED) gang->pid = 0;
-        if (gang->phase < GANG_ENDED) gang->phase = GANG_GONE;
+        if (gang->phase != GANG_ENDED) gang->phase = GANG_DOWN;
     }
 }
 

@@ -68,6 +68,7 @@ static void draw_weather(struct weather *weather)
         .launcher_slow = draw(400),
         .start_fails = draw(300),
         .checkpoint_spoilt = draw(200),
+        .checkpoint_deadly = draw(300),
         .rank_dies = draw(200),
         .rank_hangs = draw(100),
         .rank_fails = draw(20),

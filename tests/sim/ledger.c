@@ -20,12 +20,18 @@ struct run_entry {
     char key[RUN_KEY_MAX + 1];
     struct run_facts facts;
     enum run_state state;
-    enum stop stop;    /* that was answered */
-    uint32_t crashes;  /* attempts that must have been counted */
-    uint32_t attempt;  /* planned last, 0: none */
-    bool ended;        /* that one */
-    uint64_t due_ms;   /* of the world: no attempt begins earlier */
-    uint32_t launched; /* newest attempt that was launched */
+    enum stop stop;               /* that was answered */
+    uint32_t spent[BUDGET_COUNT]; /* attempts that must have been counted */
+    uint32_t fruitless; /* of those, the last ones in a row that saved no checkpoint further on */
+    uint64_t saved_step;
+    bool progressed;     /* the attempt in force did */
+    bool loops;          /* the last end was of the run's own doing */
+    uint64_t resumed[2]; /* where the last two that trained began; UINT64_MAX: nowhere */
+    uint64_t aside;      /* step of a checkpoint that no attempt may begin from, 0: none */
+    uint32_t attempt;    /* planned last, 0: none */
+    bool ended;          /* that one */
+    uint64_t due_ms;     /* of the world: no attempt begins earlier */
+    uint32_t launched;   /* newest attempt that was launched */
     uint32_t
         loss[JOBS_STEPS_MAX + 1]; /* attempt whose row of that step was acknowledged, 0: none */
 };
@@ -95,6 +101,7 @@ static void see_submitted(uint64_t number, const char *key, const struct run_fac
     run->there = true;
     run->facts = *facts;
     run->state = RUN_QUEUED;
+    run->resumed[0] = run->resumed[1] = UINT64_MAX;
     text_copy(run->key, sizeof run->key, key);
 }
 
@@ -146,16 +153,52 @@ static void see_planned(uint64_t number, uint32_t attempt)
     if (attempt != run->attempt + 1 || (run->attempt > 0 && !run->ended))
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins beside attempt %" PRIu32, number,
                         attempt, run->attempt);
-    if (run->crashes > run->facts.restart_max)
+    if (run->spent[BUDGET_CRASH] > run->facts.restart_max || run->spent[BUDGET_NODE] > 10)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins after %" PRIu32
-                        " crashes, %" PRIu32 " restarts are allowed",
-                        number, attempt, run->crashes, run->facts.restart_max);
+                        " crashes and %" PRIu32 " losses of the machine, %" PRIu32
+                        " restarts are allowed",
+                        number, attempt, run->spent[BUDGET_CRASH], run->spent[BUDGET_NODE],
+                        run->facts.restart_max);
+    if (run->fruitless >= 2 && run->loops)
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins after %" PRIu32
+                        " that came no further",
+                        number, attempt, run->fruitless);
     if (world.now_ms < run->due_ms)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins %" PRIu64 " ms too early", number,
                         attempt, run->due_ms - world.now_ms);
     see_turn(number);
     run->attempt = attempt;
-    run->ended = false;
+    run->ended = run->progressed = false;
+}
+
+static void see_saved(uint64_t number, uint64_t step)
+{
+    struct run_entry *run = run_entry(number);
+    if (run->aside == step) run->aside = 0;
+    if (step <= run->saved_step) return;
+    run->saved_step = step;
+    run->progressed = true;
+}
+
+static uint64_t back_off_of(uint32_t fruitless)
+{
+    uint64_t wait_ms = 1000;
+    for (uint32_t i = 1; i < fruitless; i++) wait_ms *= 2;
+    return wait_ms < 60000 ? wait_ms : 60000;
+}
+
+/* Two attempts have begun from it; they had no step to show for it. */
+static void see_set_aside(uint64_t number, uint64_t step)
+{
+    struct run_entry *run = run_entry(number);
+    if (step == 0 || run->resumed[0] != step || run->resumed[1] != step)
+        world_violation("r%" PRIu64 ": the checkpoint of step %" PRIu64
+                        " is set aside, and attempts have not died of it",
+                        number, step);
+    run->aside = step;
+    if (step > run->saved_step) run->saved_step = step;
+    run->fruitless = 0;
+    run->due_ms = world.now_ms + back_off_of(0);
 }
 
 /* Whether the end that the event tells takes from the budget: the rule once more, from the event alone. */
@@ -171,23 +214,21 @@ static bool end_counts(const struct record_attempt_ended *ended)
     }
 }
 
-static uint64_t back_off_of(uint32_t crashes)
-{
-    uint64_t wait_ms = 1000;
-    for (uint32_t i = 1; i < crashes; i++) wait_ms *= 2;
-    return crashes == 0 ? 0 : wait_ms < 60000 ? wait_ms : 60000;
-}
-
 static void see_ended(uint64_t number, const struct record *record)
 {
     struct run_entry *run = run_entry(number);
     if (record->attempt != run->attempt || run->ended)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " ends twice", number, record->attempt);
     run->ended = true;
+    enum attempt_cause cause = record->attempt_ended.cause;
     bool counts = end_counts(&record->attempt_ended);
-    if (counts) run->crashes++;
-    bool spared = !counts && record->attempt_ended.cause == CAUSE_LAUNCH_FAILED;
-    run->due_ms = world.now_ms + (spared ? 60000 : back_off_of(run->crashes));
+    bool spared = !counts && cause == CAUSE_LAUNCH_FAILED;
+    if (counts) {
+        run->spent[cause == CAUSE_NODE_LOST ? BUDGET_NODE : BUDGET_CRASH]++;
+        run->fruitless = run->progressed ? 0 : run->fruitless + 1;
+    }
+    run->loops = counts && cause != CAUSE_NODE_LOST;
+    run->due_ms = world.now_ms + (spared ? 60000 : counts ? back_off_of(run->fruitless) : 0);
 }
 
 static void see_order(uint64_t id, enum order_state to, uint64_t step)
@@ -214,6 +255,12 @@ static void see_record(const struct record *record)
         break;
     case RECORD_ATTEMPT_ENDED:
         see_ended(record->run, record);
+        break;
+    case RECORD_CHECKPOINT_SAVED:
+        see_saved(record->run, record->checkpoint_saved.step);
+        break;
+    case RECORD_CHECKPOINT_SET_ASIDE:
+        see_set_aside(record->run, record->checkpoint_set_aside.step);
         break;
     case RECORD_ORDER_REQUESTED:
         *order_entry(record->order_requested.order) = (struct order_entry){
@@ -242,9 +289,11 @@ static void compare_run(const struct run *known)
     if (known->state != run->state)
         world_violation("%s is %s, and was %s", known->id, run_state_name(known->state),
                         run_state_name(run->state));
-    if (known->crashes != run->crashes)
-        world_violation("%s: %" PRIu32 " crashes are counted, there were %" PRIu32, known->id,
-                        known->crashes, run->crashes);
+    for (int budget = 0; budget < BUDGET_COUNT; budget++)
+        if (known->spent[budget] != run->spent[budget])
+            world_violation("%s: %" PRIu32 " ends by %s are counted, there were %" PRIu32,
+                            known->id, known->spent[budget], restart_budget_name(budget),
+                            run->spent[budget]);
     if (known->attempt.number != run->attempt ||
         (run->attempt > 0 && known->attempt.ended != run->ended))
         world_violation("%s has attempt %" PRIu32 ", and had %" PRIu32, known->id,
@@ -400,11 +449,18 @@ void ledger_launched(uint64_t number, uint32_t attempt, const char *nonce)
     entry->launched = attempt;
 }
 
-void ledger_trains(uint64_t run, uint32_t attempt)
+void ledger_trains(uint64_t number, uint32_t attempt, uint64_t step)
 {
-    if (gang_trains_now(run, attempt))
-        world_violation("r%" PRIu64 ": attempt %" PRIu32 " trains beside an earlier one", run,
+    struct run_entry *run = run_entry(number);
+    if (gang_trains_now(number, attempt))
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " trains beside an earlier one", number,
                         attempt);
+    if (run->aside != 0 && run->aside == step && attempt == run->attempt)
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins at step %" PRIu64
+                        ", whose checkpoint is set aside",
+                        number, attempt, step);
+    run->resumed[1] = run->resumed[0];
+    run->resumed[0] = step;
 }
 
 void ledger_saved(uint64_t run, uint32_t attempt)
@@ -429,9 +485,15 @@ static void reconcile_run(const struct run *known)
     struct run_entry *run = run_entry(known->number);
     if (!run->there) see_submitted(known->number, known->key, &known->facts);
     if (known->state != run->state) see_state(known->number, known->state);
-    if (known->crashes > run->crashes + 1)
-        world_violation("%s: a crash is counted twice", known->id);
-    run->crashes = known->crashes > run->crashes ? known->crashes : run->crashes;
+    for (int budget = 0; budget < BUDGET_COUNT; budget++) {
+        if (known->spent[budget] > run->spent[budget] + 1)
+            world_violation("%s: an end is counted twice", known->id);
+        if (known->spent[budget] > run->spent[budget]) run->spent[budget] = known->spent[budget];
+    }
+    run->fruitless = known->fruitless;
+    run->saved_step = known->saved_step;
+    run->progressed = known->attempt.progressed;
+    run->aside = known->aside_count > 0 ? known->aside[0] : 0;
     if (known->attempt.number == run->attempt + 1) {
         run->attempt = known->attempt.number;
         run->ended = false;

@@ -11,7 +11,8 @@
  *   3. a daemon that starts knows what the one before knew
  *   4. a run's state moves as lifecycle.def allows, and a final one stays
  *   5. an attempt is launched once, and no two of a run train at a time
- *   6. crashes are counted once, spared ones not at all; none begins beyond the budget or before its back-off
+ *   6. ends are counted once, spared ones not at all; no attempt begins beyond a budget, before its back-off, after two that
+ *      came no further, or from a checkpoint that two have died of
  *   7. an order is applied at one step; every answered report carries all that are pending; the weights of a run that
  *      succeeded have met each redraw that was told, once, at the step that was told
  *   8. an attempt that is not in force is fenced, and saves nothing once a newer one was launched
@@ -43,7 +44,8 @@ void ledger_buried(struct coordinator *coordinator);
 void ledger_restarted(const struct coordinator *coordinator, struct store *store);
 
 void ledger_launched(uint64_t run, uint32_t attempt, const char *nonce);
-void ledger_trains(uint64_t run, uint32_t attempt);
+/* From that step on. */
+void ledger_trains(uint64_t run, uint32_t attempt, uint64_t step);
 void ledger_saved(uint64_t run, uint32_t attempt);
 void ledger_signalled(const char *attempt_directory, int signal);
 

@@ -99,6 +99,11 @@ static void double_replay(struct decision *decision)
     }
 }
 
+static void forget_aside(struct decision *decision)
+{
+    for (size_t i = 0; i < decision->effect_count; i++) decision->effects[i].set_aside_count = 0;
+}
+
 static void decide_keyless(const struct coordinator *coordinator, const struct event *event,
                            struct decision *decision)
 {
@@ -155,6 +160,7 @@ void product_decide(const struct coordinator *coordinator, const struct event *e
     if (planted == PLANT_RETRY) forget_orders(coordinator, event, decision);
     if (planted == PLANT_FINAL) cancel_succeeded(coordinator, event, decision);
     if (planted == PLANT_REPLAY) double_replay(decision);
+    if (planted == PLANT_ASIDE) forget_aside(decision);
 }
 
 /* ---- commits ---- */
@@ -208,8 +214,9 @@ void product_apply(struct coordinator *coordinator, const struct record *records
     for (size_t i = 0; i < count; i++) {
         struct run *run = coordinator->runs[records[i].run - 1];
         if (planted == PLANT_BUDGET && records[i].kind == RECORD_ATTEMPT_ENDED &&
-            records[i].attempt_ended.crash)
-            run->crashes++;
+            records[i].attempt_ended.counted)
+            run->spent[attempt_cause_budget(run->attempt.cause)]++;
+        if (planted == PLANT_PROGRESS) run->attempt.progressed = true;
         if (planted == PLANT_BACK_OFF && run->state == RUN_RESTARTING) run->due_ms = now_ms;
     }
 }

@@ -24,7 +24,9 @@
     P(PLANT_ADOPT, "adopt", "a new daemon looks for none of the attempts that live")     \
     P(PLANT_KEY, "key", "a submit that comes again makes a run again")                   \
     P(PLANT_AFTER, "after", "a run waits for none of those that it comes after")         \
-    P(PLANT_PRIORITY, "priority", "all runs have the same priority")
+    P(PLANT_PRIORITY, "priority", "all runs have the same priority")                     \
+    P(PLANT_PROGRESS, "progress", "every attempt is taken for one that progressed")      \
+    P(PLANT_ASIDE, "aside", "the plan does not name the checkpoint that is set aside")
 
 #define PLANT_ENUM(enumerator, name, words) enumerator,
 enum plant { PLANT_NONE, PLANTS(PLANT_ENUM) PLANT_COUNT };

@@ -107,13 +107,14 @@ static void note_rejected(void *context, const char *path, const char *why)
     snprintf(rejections.why, sizeof rejections.why, "%s", why);
 }
 
+static const struct checkpoint_choice any = {0}, noting = {.rejected = note_rejected};
+
 /* Step of the newest good one after checking its tensors, 0: none. */
 static uint64_t newest(void)
 {
     struct checkpoint *checkpoint = NULL;
     rejections.count = 0;
-    enum status status =
-        checkpoint_open_newest(directory, 0, note_rejected, NULL, &checkpoint, &fault);
+    enum status status = checkpoint_open_newest(directory, &noting, &checkpoint, &fault);
     if (status == ST_NOT_FOUND) {
         cr_assert_null(checkpoint);
         return 0;
@@ -173,7 +174,7 @@ Test(checkpoint, comes_back_as_it_was)
     cr_assert_eq(entries_in(directory), 1);
 
     struct checkpoint *checkpoint;
-    cr_assert_eq(checkpoint_open_newest(directory, 0, NULL, NULL, &checkpoint, &fault), ST_OK);
+    cr_assert_eq(checkpoint_open_newest(directory, &any, &checkpoint, &fault), ST_OK);
     const struct checkpoint_state *read = &checkpoint->state;
     cr_assert_eq(read->step, 500);
     cr_assert_eq(read->seed, (uint64_t)-3);
@@ -195,7 +196,7 @@ Test(checkpoint, comes_back_as_it_was)
 
     cr_assert_eq(save(600), ST_OK);
     cr_assert_eq(newest(), 600);
-    cr_assert_eq(checkpoint_open_newest(directory, 0, NULL, NULL, &checkpoint, &fault), ST_OK);
+    cr_assert_eq(checkpoint_open_newest(directory, &any, &checkpoint, &fault), ST_OK);
     cr_assert(isnan(checkpoint->state.best_valid_loss));
     checkpoint_close(checkpoint);
 }
@@ -225,8 +226,7 @@ Test(checkpoint, files_hold_nothing_of_who_wrote_them)
 Test(checkpoint, a_directory_without_checkpoints)
 {
     struct checkpoint *checkpoint = (void *)&fault;
-    cr_assert_eq(checkpoint_open_newest(directory, 0, NULL, NULL, &checkpoint, &fault),
-                 ST_NOT_FOUND);
+    cr_assert_eq(checkpoint_open_newest(directory, &any, &checkpoint, &fault), ST_NOT_FOUND);
     cr_assert(strstr(fault.text, directory));
     cr_assert_eq(checkpoint, (void *)&fault);
     cr_assert_eq(make_directories(directory, &fault), ST_OK);
@@ -237,12 +237,11 @@ Test(checkpoint, the_one_asked_for)
 {
     for (uint64_t step = 10; step <= 30; step += 10) cr_assert_eq(save(step), ST_OK);
     struct checkpoint *checkpoint;
-    cr_assert_eq(checkpoint_open_newest(directory, 20, NULL, NULL, &checkpoint, &fault), ST_OK);
+    cr_assert_eq(checkpoint_open(directory, 20, &checkpoint, &fault), ST_OK);
     cr_assert_eq(checkpoint->state.step, 20);
     checkpoint_close(checkpoint);
-    cr_assert_eq(checkpoint_open_newest(directory, 25, NULL, NULL, &checkpoint, &fault),
-                 ST_NOT_FOUND);
-    cr_assert(strstr(fault.text, "step 25"));
+    cr_assert_eq(checkpoint_open(directory, 25, &checkpoint, &fault), ST_NOT_FOUND);
+    cr_assert(strstr(fault.text, "step-0000000025"));
     cr_assert_eq(newest(), 30);
 }
 
@@ -254,7 +253,7 @@ Test(checkpoint, the_same_step_is_replaced)
     cr_assert_eq(save_as(&state, directory, NULL, NULL), ST_OK, "%s", fault.text);
     cr_assert_eq(entries_in(directory), 1);
     struct checkpoint *checkpoint;
-    cr_assert_eq(checkpoint_open_newest(directory, 0, NULL, NULL, &checkpoint, &fault), ST_OK);
+    cr_assert_eq(checkpoint_open_newest(directory, &any, &checkpoint, &fault), ST_OK);
     cr_assert_eq(checkpoint->state.chain, 77);
     checkpoint_close(checkpoint);
 }

@@ -64,6 +64,14 @@ ends 0 attempt again 2 4
 grep -q "resumes at step [123]0" "$work/again/attempt-2/rank-0.log" || fail "it did not resume"
 [ "$(weights again)" = "$ordered" ] || fail "a killed run met its orders elsewhere"
 
+# ---- a checkpoint that is set aside is passed over, and replaced when its step comes again
+before=$(stat -c %i "$work/again/checkpoints/step-0000000040")
+SET_ASIDE=40 "$write_plan" "$work/again" 3 nonce-3 2 12 23
+ends 0 attempt again 3 2
+grep -q "resumes at step 30" "$work/again/attempt-3/rank-0.log" || fail "it did not take the checkpoint before"
+[ "$(stat -c %i "$work/again/checkpoints/step-0000000040")" != "$before" ] || fail "it was not saved again"
+[ "$(weights again)" = "$ordered" ] || fail "other weights from the checkpoint before"
+
 # ---- one rank is asked to stop: both save and end at the same step
 run stopped
 "$write_plan" "$work/stopped" 1 nonce-1 2

@@ -1,7 +1,8 @@
 /*
  * Writes the plan of an attempt as a daemon would, and the fence, for a URL where nobody listens.
  *
- * usage: write_plan RUN_DIRECTORY ATTEMPT NONCE RANKS [REDRAW_STEP...]; the redraws get the ids 101, 102, ...
+ * usage: write_plan RUN_DIRECTORY ATTEMPT NONCE RANKS [REDRAW_STEP...]; the redraws get the ids 101, 102, ...; the
+ * checkpoint of step $SET_ASIDE, where that is set, is to be passed over
  */
 
 #include <stdio.h>
@@ -44,6 +45,11 @@ int main(int argc, char **argv)
     plan.directory = argv[1];
     plan.n_applied = (size_t)(argc - 5);
     plan.applied = pointers;
+
+    const char *aside = getenv("SET_ASIDE");
+    uint64_t aside_step = aside ? strtoull(aside, NULL, 10) : 0;
+    plan.n_set_aside = aside ? 1 : 0;
+    plan.set_aside = &aside_step;
 
     uint8_t bytes[8192];
     if (performer__plan__get_packed_size(&plan) > sizeof bytes) return EXIT_FAILURE;
