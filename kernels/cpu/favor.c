@@ -64,16 +64,43 @@ struct favor CPU(favor_geometry)(const struct attention *call, bool backward)
     };
 }
 
-int64_t CPU(favor_projection_floats)(const struct favor *favor)
+void CPU(favor_projection_take)(struct favor *favor, bool backward, struct scratch *scratch)
 {
-    return favor->kernel == KERNEL_ELU1 ? 0 : favor->projections * favor->call->head_dim;
+    const int64_t m = favor->projections, d = favor->call->head_dim;
+    if (favor->kernel == KERNEL_ELU1) return;
+    favor->projection = scratch_take(scratch, m * d);
+    if (backward)
+        favor->projection_room =
+            operand_room(scratch, favor->call->precision, operand_columns_words(m, d));
 }
 
-void CPU(favor_projection_fill)(const struct favor *favor)
+void CPU(favor_projection_fill)(struct favor *favor)
 {
-    const float scale = (favor->base_two ? LOG2_E : 1) / sqrtf(sqrtf((float)favor->call->head_dim));
-    const int64_t count = CPU(favor_projection_floats)(favor);
-    for (int64_t i = 0; i < count; i++) favor->projection[i] = favor->call->projection[i] * scale;
+    const int64_t m = favor->projections, d = favor->call->head_dim;
+    const float scale = (favor->base_two ? LOG2_E : 1) / sqrtf(sqrtf((float)d));
+    if (favor->kernel == KERNEL_ELU1) return;
+    for (int64_t i = 0; i < m * d; i++) favor->projection[i] = favor->call->projection[i] * scale;
+    favor->projection_columns =
+        CPU(operand_columns)(m, d, favor->projection, d, favor->projection_room);
+}
+
+struct favor_rooms CPU(favor_rooms_take)(const struct favor *favor, int64_t positions,
+                                         bool backward, struct scratch *scratch)
+{
+    const enum precision precision = favor->call->precision;
+    const int64_t n = favor->features, e = favor->call->value_dim;
+    struct favor_rooms rooms = {0};
+    rooms.rows = operand_room(scratch, precision, operand_rows_words(n, positions));
+    rooms.columns = operand_room(scratch, precision, operand_columns_words(n, positions));
+    rooms.other_columns = operand_room(scratch, precision, operand_columns_words(n, positions));
+    rooms.state_columns = operand_room(scratch, precision, operand_columns_words(n, e));
+    rooms.values = operand_room(scratch, precision, operand_columns_words(positions, e));
+    if (!backward) return rooms;
+    rooms.state_rows = operand_room(scratch, precision, operand_rows_words(n, e + 1));
+    rooms.gradient_columns =
+        operand_room(scratch, precision, operand_columns_words(e + 1, positions));
+    rooms.value_columns = operand_room(scratch, precision, operand_columns_words(e + 1, positions));
+    return rooms;
 }
 
 struct favor_tile CPU(favor_tile_take)(const struct favor *favor, struct scratch *scratch)
@@ -97,9 +124,9 @@ void CPU(favor_transpose)(struct rows x, int64_t count, int64_t width, float *to
         for (int64_t s = count; s % LANES; s++) to[i * FAVOR_STRIDE + s] = 0;
 }
 
-/* column[i * stride] = decay column[i * stride] + Σ_s φ_is weight_s */
+/* column[i * stride] = Σ_s φ_is weight_s, or added to it */
 static void column_add(const struct favor *favor, int64_t count, const float *features,
-                       const float *weight, float decay, float *column)
+                       const float *weight, bool add, float *column)
 {
     for (int64_t i = 0; i < favor->features; i++) {
         const float *row = features + i * FAVOR_STRIDE;
@@ -108,45 +135,48 @@ static void column_add(const struct favor *favor, int64_t count, const float *fe
         for (int64_t s = 0; s < count; s += LANES)
             sum = lanes_fma(lanes_load_row(row, s, count, 0), lanes_load_row(weight, s, count, 0),
                             sum);
-        *to = (decay == 0 ? 0 : decay * *to) + lanes_sum(sum);
+        *to = (add ? *to : 0) + lanes_sum(sum);
     }
 }
 
-void CPU(favor_state_add)(const struct favor *favor, int64_t count, const float *features,
-                          struct rows b, const float *weight, float decay, float *state)
+void CPU(favor_state_add)(const struct favor *favor, int64_t count, struct operand features,
+                          struct operand b, const float *weight, bool add, float *state)
 {
     const int64_t e = favor->call->value_dim;
-    CPU(product_nn)
-    (favor->features, e, count, features, FAVOR_STRIDE, b.data, b.stride, decay, state,
-     favor->values_stride);
-    column_add(favor, count, features, weight, decay, state + e);
+    CPU(operand_multiply)
+    (favor->features, e, count, features, b, add, state, favor->values_stride);
+    column_add(favor, count, features.floats, weight, add, state + e);
 }
 
 void CPU(favor_sum_keys)(const struct favor *favor, struct rows k, struct rows v,
                          const uint8_t *mask, int64_t count, const struct favor_tile *tile,
-                         bool first, float *sums, float *unit)
+                         const struct favor_rooms *rooms, bool first, float *sums, float *unit)
 {
+    const int64_t e = favor->call->value_dim;
     float grown = *unit;
     CPU(favor_key_sizes)(favor, k, mask, count, tile);
     for (int64_t s = 0; s < count; s++) grown = tile->maximum[s] > grown ? tile->maximum[s] : grown;
-    const float decay = first ? 0 : CPU(favor_decay)(*unit, grown);
+    if (!first) CPU(favor_scale)(sums, favor->state, CPU(favor_decay)(*unit, grown));
     *unit = grown;
     for (int64_t s = 0; s < count; s++) {
         tile->unit[s] = grown;
         tile->floor[s] = 0;
     }
     CPU(favor_keys)(favor, count, tile);
-    CPU(favor_state_add)(favor, count, tile->features, v, tile->present, decay, sums);
+    const struct operand features = tile_rows(favor->features, count, tile->features, rooms->rows);
+    const struct operand values = CPU(operand_columns)(count, e, v.data, v.stride, rooms->values);
+    CPU(favor_state_add)(favor, count, features, values, tile->present, !first, sums);
 }
 
-void CPU(favor_query_state)(const struct favor *favor, int64_t count, const float *features,
-                            const float *state, float *quotient, float *denominator)
+void CPU(favor_query_state)(const struct favor *favor, int64_t count, struct operand features,
+                            struct operand state, float *quotient, float *denominator)
 {
-    const int64_t e = favor->call->value_dim, stride = favor->values_stride;
+    const int64_t e = favor->call->value_dim;
+    CPU(operand_multiply_tn)
+    (count, e, favor->features, features, state, false, quotient, favor->values_stride);
     CPU(product_tn)
-    (count, e, favor->features, features, FAVOR_STRIDE, state, stride, 0, quotient, stride);
-    CPU(product_tn)
-    (1, count, favor->features, state + e, stride, features, FAVOR_STRIDE, 0, denominator, count);
+    (1, count, favor->features, state.floats + e, state.stride, features.floats, features.stride, 0,
+     denominator, count);
 }
 
 /* Below this, what is divided in the backward pass could overflow. */

@@ -28,7 +28,8 @@ struct plan {
 
 /* In a thread's own memory. */
 struct tiles {
-    struct favor_tile own;         /* queries or keys */
+    struct favor_tile own; /* queries or keys */
+    struct favor_rooms rooms;
     float *quotient, *denominator; /* (BLOCK, values_stride) (BLOCK) */
     float *gradients,
         *gradient_columns; /* (BLOCK, values_stride): g_t; (e + 1, FAVOR_STRIDE): gᵀ */
@@ -42,6 +43,7 @@ static size_t tiles_take(const struct plan *plan, float *base, struct tiles *til
     const int64_t columns = (favor->call->value_dim + 1) * FAVOR_STRIDE;
     struct scratch scratch = {base, 0};
     tiles->own = CPU(favor_tile_take)(favor, &scratch);
+    tiles->rooms = CPU(favor_rooms_take)(favor, BLOCK, plan->backward != NULL, &scratch);
     tiles->quotient = scratch_take(&scratch, BLOCK * favor->values_stride);
     tiles->denominator = scratch_take(&scratch, BLOCK);
     if (!plan->backward) return scratch.used;
@@ -67,7 +69,7 @@ static size_t plan_make(struct plan *plan, const struct attention *call,
     plan->stretches = pieces_of(call->length, plan->stretch);
     plan->saved = plan->favor.state + 16 + (int64_t)scratch_floats(call->length);
 
-    favor->projection = scratch_take(&scratch, CPU(favor_projection_floats)(favor));
+    CPU(favor_projection_take)(favor, backward != NULL, &scratch);
     plan->kept = scratch_take(&scratch, heads * plan->saved);
     if (call->saved) plan->kept = call->saved;
     plan->sums = scratch_take(&scratch, heads * plan->stretches * plan->favor.state);
@@ -167,7 +169,7 @@ static void stretch_keys(void *context, int64_t piece, int thread)
         const struct rows v = rows_from(call->v, &head, from);
         CPU(favor_sum_keys)
         (favor, rows_from(call->k, &head, from), v, mask_from(&head, from), count, &tiles.own,
-         from == range.from, sums, &unit);
+         &tiles.rooms, from == range.from, sums, &unit);
         values_sum(favor, v, tiles.own.present, count, extra);
     }
     extra[favor->values_stride] = unit;
@@ -209,12 +211,15 @@ static void stretch_queries(void *context, int64_t piece, int thread)
     const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
     struct tiles tiles;
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+    const struct operand state = state_columns(favor, head.state, &tiles.rooms);
 
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
         CPU(favor_queries)(favor, rows_from(call->q, &head, from), count, &tiles.own);
+        const struct operand features =
+            tile_columns(favor->features, count, tiles.own.features, tiles.rooms.columns);
         CPU(favor_query_state)
-        (favor, count, tiles.own.features, head.state, tiles.quotient, tiles.denominator);
+        (favor, count, features, state, tiles.quotient, tiles.denominator);
         CPU(favor_divide)
         (favor, tiles.quotient, tiles.denominator, count, rows_from(call->out, &head, from),
          head.inverse + from);
@@ -247,6 +252,7 @@ static void stretch_queries_backward(void *context, int64_t piece, int thread)
     float *sums = plan->sums + piece * plan->favor.state;
     struct tiles tiles;
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+    const struct operand state = state_rows(favor, head.state, &tiles.rooms);
 
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
@@ -258,14 +264,19 @@ static void stretch_queries_backward(void *context, int64_t piece, int thread)
         (favor, rows_from(backward->dout, &head, from), rows_from(call->out, &head, from),
          head.inverse + from, count, tiles.gradients);
         CPU(favor_transpose)(gradients, count, e + 1, tiles.gradient_columns);
-        CPU(product_nn)
-        (favor->features, count, e + 1, head.state, favor->values_stride, tiles.gradient_columns,
-         FAVOR_STRIDE, 0, tiles.dfeatures, FAVOR_STRIDE);
+        const struct operand columns =
+            tile_columns(e + 1, count, tiles.gradient_columns, tiles.rooms.gradient_columns);
+        const struct operand features =
+            tile_rows(favor->features, count, tiles.own.features, tiles.rooms.rows);
+        CPU(operand_multiply)
+        (favor->features, count, e + 1, state, columns, false, tiles.dfeatures, FAVOR_STRIDE);
         CPU(favor_state_add)
-        (favor, count, tiles.own.features, gradients, tiles.gradient_columns + e * FAVOR_STRIDE,
-         from > range.from ? 1 : 0, sums);
+        (favor, count, features,
+         CPU(operand_columns)(count, e, gradients.data, gradients.stride, tiles.rooms.values),
+         tiles.gradient_columns + e * FAVOR_STRIDE, from > range.from, sums);
         CPU(favor_features_backward)
-        (favor, q, 0, count, &tiles.own, tiles.dfeatures, rows_from(backward->dq, &head, from));
+        (favor, q, 0, count, &tiles.own, tiles.dfeatures, tiles.rooms.columns,
+         rows_from(backward->dq, &head, from));
     }
 }
 
@@ -290,11 +301,13 @@ static void stretch_keys_backward(void *context, int64_t piece, int thread)
     const int64_t index = piece / plan->stretches;
     const struct head head = head_at(plan, index);
     const struct range range = piece_range(piece % plan->stretches, plan->stretch, call->length);
-    const float *state = plan->sums + index * plan->stretches * plan->favor.state;
+    const float *sums = plan->sums + index * plan->stretches * plan->favor.state;
     const float floor = CPU(favor_floor)(favor, *head.unit, *head.unit);
     const int64_t e = call->value_dim;
     struct tiles tiles;
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
+    const struct operand by_features = state_columns(favor, sums, &tiles.rooms);
+    const struct operand by_values = state_rows(favor, sums, &tiles.rooms);
 
     for (int64_t from = range.from; from < range.from + range.count; from += BLOCK) {
         const int64_t count = smaller(BLOCK, range.from + range.count - from);
@@ -309,14 +322,17 @@ static void stretch_keys_backward(void *context, int64_t piece, int thread)
         CPU(favor_keys)(favor, count, &tiles.own);
         CPU(favor_transpose)(rows_from(call->v, &head, from), count, e, tiles.value_columns);
         for (int64_t s = 0; s < count; s++) tiles.value_columns[e * FAVOR_STRIDE + s] = 1;
-        CPU(product_nn)
-        (favor->features, count, e + 1, state, favor->values_stride, tiles.value_columns,
-         FAVOR_STRIDE, 0, tiles.dfeatures, FAVOR_STRIDE);
-        CPU(product_tn)
-        (count, e, favor->features, tiles.own.features, FAVOR_STRIDE, state, favor->values_stride,
-         0, dv.data, dv.stride);
+        const struct operand values =
+            tile_columns(e + 1, count, tiles.value_columns, tiles.rooms.value_columns);
+        const struct operand features =
+            tile_columns(favor->features, count, tiles.own.features, tiles.rooms.columns);
+        CPU(operand_multiply)
+        (favor->features, count, e + 1, by_values, values, false, tiles.dfeatures, FAVOR_STRIDE);
+        CPU(operand_multiply_tn)
+        (count, e, favor->features, features, by_features, false, dv.data, dv.stride);
         CPU(favor_features_backward)
-        (favor, k, 0, count, &tiles.own, tiles.dfeatures, rows_from(backward->dk, &head, from));
+        (favor, k, 0, count, &tiles.own, tiles.dfeatures, tiles.rooms.columns,
+         rows_from(backward->dk, &head, from));
     }
 }
 

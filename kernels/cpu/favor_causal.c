@@ -4,7 +4,9 @@
  *
  * 1. Features of keys are relative to the running maximum c at the end of their chunk, the chunk's unit:
  *    φ_s = (exp(a_s - c_s) + ε) exp(c_s - unit). What is carried on is scaled by exp(unit before - unit) <= 1; a
- *    query's own factor cancels in the quotient. No prefix is recovered by subtraction.
+ *    query's own factor cancels in the quotient. No prefix is recovered by subtraction. In bf16 units are rounded up
+ *    to whole powers of two, by which features and S are scaled exactly: so what is rounded of them, and with it what
+ *    a query sees, does not depend on keys behind it.
  * 2. A chunk ends early where c has grown by GROWTH within it, so that its first query does not lose its keys.
  *    Chunks depend on the keys alone.
  * 3. S is kept for the backward pass at the start of every segment. That pass goes through segments from the last
@@ -19,12 +21,16 @@
 
 enum {
     SEGMENT = FAVOR_POSITIONS,
-    CHUNK = 32,
-    DIAGONAL = 16, /* rows and columns of the blocks that a triangle is made of */
+    CHUNK_FP32 = 32,
+    CHUNK_BF16 = 64, /* laying operands out pays by more products */
+    DIAGONAL = 16,   /* rows and columns of the blocks that a triangle is made of */
     FEW_HEADS = 4,
     STRETCHES = 8,     /* wanted of all heads together, where there are fewer heads than that */
     STRETCH_MIN = 1024 /* rows of a stretch at least */
 };
+
+/* A block of a triangle reads on to the end of its chunk. */
+_Static_assert((int)CHUNK_BF16 <= (int)PANEL || DIAGONAL % PANEL == 0, "a block may cross panels");
 
 /* To base 2; about exp(40). */
 #define GROWTH 58.0f
@@ -34,28 +40,28 @@ struct plan {
     const struct attention_backward *backward; /* NULL in the forward pass */
     int64_t segments;                          /* of a head */
     int64_t stretch, stretches;                /* segments of a stretch, stretches of a head */
+    int64_t chunk;                             /* positions of a chunk at most */
+    int64_t triangle_stride;                   /* of rows s, columns t >= s of a chunk */
     int64_t rows;                              /* floats of a number for each position of a head */
-    /* Floats of a head's: (segments, state): S; (segments): its unit; (rows): inverse denominators;
-     * (rows): running maxima. */
+    /* Floats of a head's: (segments, state): S; (rows): inverse denominators; (rows): running maxima. */
     int64_t saved;
     /* (heads, stretches, state) and (heads, stretches): what stretches add and its unit; then S at their
-     * start, or U at their end. (heads, rows): maxima of keys on their own. */
+     * start, relative to the running maximum, or U at their end. (heads, rows): maxima of keys on their own. */
     float *states, *units, *maxima;
     float *threads;
     int64_t thread_floats;
 };
 
-/* Products of a chunk's positions with each other: rows s, columns t >= s. */
-enum { TRIANGLE_STRIDE = CHUNK + 16 };
-
 /* In a thread's own memory. */
 struct tiles {
     struct favor_tile query, key;  /* of a segment */
+    struct favor_rooms rooms;      /* of a chunk */
+    uint32_t *triangle_room;       /* (chunk, chunk) */
     float *state, *later;          /* S, U */
-    float *quotient, *denominator; /* (CHUNK, values_stride) (CHUNK) */
-    float *weights;                /* (CHUNK, TRIANGLE_STRIDE): φ(k_s) . φ(q_t) */
-    float *dweights;               /* (SEGMENT, TRIANGLE_STRIDE): (v_s, 1) . g_t, of all chunks */
-    float *dweights_back;          /* (CHUNK, TRIANGLE_STRIDE): of a chunk, transposed */
+    float *quotient, *denominator; /* (chunk, values_stride) (chunk) */
+    float *weights;                /* (chunk, triangle_stride): φ(k_s) . φ(q_t) */
+    float *dweights;               /* (SEGMENT, triangle_stride): (v_s, 1) . g_t, of all chunks */
+    float *dweights_back;          /* (chunk, triangle_stride): of a chunk, transposed */
     float *gradients;              /* (SEGMENT, values_stride): g_t */
     float *gradient_columns, *value_columns; /* (e + 1, FAVOR_STRIDE): gᵀ, (v, 1)ᵀ */
     float *dfeatures;                        /* (features, FAVOR_STRIDE) */
@@ -64,18 +70,24 @@ struct tiles {
 static size_t tiles_take(const struct plan *plan, float *base, struct tiles *tiles)
 {
     const struct favor *favor = &plan->favor;
+    const enum precision precision = favor->call->precision;
     const int64_t columns = (favor->call->value_dim + 1) * FAVOR_STRIDE;
+    const int64_t chunk = plan->chunk, triangle = chunk * plan->triangle_stride;
+    /* Stretches are summed by segments. */
+    const int64_t positions = plan->stretches > 1 ? SEGMENT : chunk;
     struct scratch scratch = {base, 0};
     tiles->query = CPU(favor_tile_take)(favor, &scratch);
     tiles->key = CPU(favor_tile_take)(favor, &scratch);
+    tiles->rooms = CPU(favor_rooms_take)(favor, positions, plan->backward != NULL, &scratch);
+    tiles->triangle_room = operand_room(&scratch, precision, operand_columns_words(chunk, chunk));
     tiles->state = scratch_take(&scratch, favor->state);
-    tiles->quotient = scratch_take(&scratch, CHUNK * favor->values_stride);
-    tiles->denominator = scratch_take(&scratch, CHUNK);
-    tiles->weights = scratch_take(&scratch, CHUNK * TRIANGLE_STRIDE);
+    tiles->quotient = scratch_take(&scratch, chunk * favor->values_stride);
+    tiles->denominator = scratch_take(&scratch, chunk);
+    tiles->weights = scratch_take(&scratch, triangle);
     if (!plan->backward) return scratch.used;
     tiles->later = scratch_take(&scratch, favor->state);
-    tiles->dweights = scratch_take(&scratch, SEGMENT * TRIANGLE_STRIDE);
-    tiles->dweights_back = scratch_take(&scratch, CHUNK * TRIANGLE_STRIDE);
+    tiles->dweights = scratch_take(&scratch, SEGMENT * plan->triangle_stride);
+    tiles->dweights_back = scratch_take(&scratch, triangle);
     tiles->gradients = scratch_take(&scratch, SEGMENT * favor->values_stride);
     tiles->gradient_columns = scratch_take(&scratch, columns);
     tiles->value_columns = scratch_take(&scratch, columns);
@@ -98,11 +110,12 @@ static size_t plan_make(struct plan *plan, const struct attention *call,
     plan->stretch = larger(STRETCH_MIN / SEGMENT, pieces_of(plan->segments, wanted));
     if (wanted == 1) plan->stretch = plan->segments;
     plan->stretches = pieces_of(plan->segments, plan->stretch);
+    plan->chunk = call->precision == PRECISION_BF16 ? CHUNK_BF16 : CHUNK_FP32;
+    plan->triangle_stride = plan->chunk + 16;
     plan->rows = (int64_t)scratch_floats(call->length);
-    plan->saved = plan->segments * plan->favor.state + (int64_t)scratch_floats(plan->segments) +
-                  2 * plan->rows;
+    plan->saved = plan->segments * plan->favor.state + 2 * plan->rows;
 
-    favor->projection = scratch_take(&scratch, CPU(favor_projection_floats)(favor));
+    CPU(favor_projection_take)(favor, backward != NULL, &scratch);
     if (plan->stretches > 1) {
         plan->states = scratch_take(&scratch, heads * plan->stretches * plan->favor.state);
         plan->units = scratch_take(&scratch, heads * plan->stretches);
@@ -137,7 +150,7 @@ size_t CPU(favor_causal_backward_scratch)(const struct attention *call, int thre
 struct head {
     int64_t index, sequence, head;
     const uint8_t *mask;
-    float *states, *units, *inverse, *maxima;
+    float *states, *inverse, *maxima;
 };
 
 static struct head head_at(const struct plan *plan, int64_t index)
@@ -151,8 +164,7 @@ static struct head head_at(const struct plan *plan, int64_t index)
     };
     if (!call->saved) return head;
     head.states = call->saved + index * plan->saved;
-    head.units = head.states + plan->segments * plan->favor.state;
-    head.inverse = head.units + scratch_floats(plan->segments);
+    head.inverse = head.states + plan->segments * plan->favor.state;
     head.maxima = head.inverse + plan->rows;
     return head;
 }
@@ -170,6 +182,16 @@ struct chunk {
     float unit;
 };
 
+static bool is_bf16(const struct plan *plan)
+{
+    return plan->favor.call->precision == PRECISION_BF16;
+}
+
+static float unit_of(const struct plan *plan, float maximum)
+{
+    return is_bf16(plan) ? ceilf(maximum) : maximum;
+}
+
 /* Where the segment stands in the head, and how it is cut. */
 struct segment {
     int64_t from, count;
@@ -178,20 +200,21 @@ struct segment {
     struct chunk chunk[SEGMENT];
 };
 
-static int64_t chunk_count(const float *maximum, int64_t from, int64_t end)
+static int64_t chunk_count(const float *maximum, int64_t from, int64_t end, int64_t most)
 {
     int64_t at = from + 1;
-    while (at < end && at < from + CHUNK && !(maximum[at] - maximum[from] > GROWTH)) at++;
+    while (at < end && at < from + most && !(maximum[at] - maximum[from] > GROWTH)) at++;
     return at - from;
 }
 
 /* Cuts a segment by the running maxima of its keys. */
-static void segment_cut(const float *maximum, struct segment *segment)
+static void segment_cut(const struct plan *plan, const float *maximum, struct segment *segment)
 {
     segment->chunks = 0;
     for (int64_t from = 0; from < segment->count;) {
-        const int64_t rows = chunk_count(maximum, from, segment->count);
-        segment->chunk[segment->chunks++] = (struct chunk){from, rows, maximum[from + rows - 1]};
+        const int64_t rows = chunk_count(maximum, from, segment->count, plan->chunk);
+        segment->chunk[segment->chunks++] =
+            (struct chunk){from, rows, unit_of(plan, maximum[from + rows - 1])};
         from += rows;
     }
 }
@@ -204,9 +227,26 @@ static void segment_queries(const struct plan *plan, const struct head *head,
     (favor, rows_from(favor->call->q, head, segment->from), segment->count, &tiles->query);
 }
 
-/* Features of the segment's keys, and its chunks; `unit` is the running maximum before it. */
-static void segment_keys(const struct plan *plan, const struct head *head,
-                         const struct tiles *tiles, float unit, struct segment *segment)
+/* Features relative to the units of their own positions become relative to those of their chunks. */
+static void features_scale(const struct favor *favor, const struct favor_tile *key,
+                           const struct segment *segment)
+{
+    float factor[SEGMENT];
+    for (int64_t c = 0; c < segment->chunks; c++) {
+        const struct chunk *chunk = &segment->chunk[c];
+        for (int64_t s = chunk->from; s < chunk->from + chunk->count; s++) {
+            factor[s] = CPU(favor_decay)(key->unit[s], chunk->unit);
+            key->floor[s] *= factor[s];
+        }
+    }
+    for (int64_t i = 0; i < favor->features; i++)
+        for (int64_t s = 0; s < segment->count; s++)
+            key->features[i * FAVOR_STRIDE + s] *= factor[s];
+}
+
+/* Features of the segment's keys, and its chunks; `maximum` is the running one before it. Returns that behind it. */
+static float segment_keys(const struct plan *plan, const struct head *head,
+                          const struct tiles *tiles, float maximum, struct segment *segment)
 {
     const struct favor *favor = &plan->favor;
     const struct favor_tile *key = &tiles->key;
@@ -214,18 +254,20 @@ static void segment_keys(const struct plan *plan, const struct head *head,
     CPU(favor_key_sizes)
     (favor, rows_from(favor->call->k, head, segment->from), segment->mask, segment->count, key);
     for (int64_t s = 0; s < segment->count; s++) {
-        if (key->maximum[s] > unit) unit = key->maximum[s];
-        key->maximum[s] = unit;
+        if (key->maximum[s] > maximum) maximum = key->maximum[s];
+        key->maximum[s] = maximum;
     }
-    segment_cut(key->maximum, segment);
+    segment_cut(plan, key->maximum, segment);
     for (int64_t c = 0; c < segment->chunks; c++) {
         const struct chunk *chunk = &segment->chunk[c];
         for (int64_t s = chunk->from; s < chunk->from + chunk->count; s++) {
-            key->unit[s] = chunk->unit;
-            key->floor[s] = CPU(favor_floor)(favor, key->maximum[s], chunk->unit);
+            key->unit[s] = is_bf16(plan) ? unit_of(plan, key->maximum[s]) : chunk->unit;
+            key->floor[s] = CPU(favor_floor)(favor, key->maximum[s], key->unit[s]);
         }
     }
     CPU(favor_keys)(favor, segment->count, key);
+    if (is_bf16(plan)) features_scale(favor, key, segment);
+    return maximum;
 }
 
 static struct segment segment_at(const struct plan *plan, const struct head *head, int64_t index)
@@ -238,91 +280,116 @@ static struct segment segment_at(const struct plan *plan, const struct head *hea
     };
 }
 
-/* ---- triangles: T (s, t) for s <= t, in blocks; what is wholly before the diagonal is neither written nor read ---- */
+/* ---- triangles: T (s, t) for s <= t, in blocks; what is wholly before the diagonal is 0, and not read ---- */
 
-/* T = aᵀ b; a, b (k, count) */
-static void triangle_make(int64_t count, int64_t k, const float *a, const float *b, float *triangle)
+/* T = aᵀ b; a, b columns (k, count) */
+static void triangle_make(int64_t count, int64_t k, struct operand a, struct operand b,
+                          float *triangle, int64_t stride)
 {
     for (int64_t s = 0; s < count; s += DIAGONAL) {
         const int64_t rows = smaller(DIAGONAL, count - s);
-        float *block = triangle + s * TRIANGLE_STRIDE + s;
-        CPU(product_tn)
-        (rows, count - s, k, a + s, FAVOR_STRIDE, b + s, FAVOR_STRIDE, 0, block, TRIANGLE_STRIDE);
-        for (int64_t i = 0; i < rows; i++)
-            memset(block + i * TRIANGLE_STRIDE, 0, (size_t)i * sizeof *block);
+        CPU(operand_multiply_tn)
+        (rows, count - s, k, CPU(operand_columns_from)(a, 0, s), CPU(operand_columns_from)(b, 0, s),
+         false, triangle + s * stride + s, stride);
+        for (int64_t i = s; i < s + rows; i++)
+            memset(triangle + i * stride, 0, (size_t)i * sizeof *triangle);
     }
 }
 
-/* c (count, n) += Tᵀ b: row t takes in rows s <= t of b */
-static void triangle_sum_before(int64_t count, int64_t n, const float *triangle, struct rows b,
+/* c (count, n) += Tᵀ b: row t takes in rows s <= t of b; T and b columns */
+static void triangle_sum_before(int64_t count, int64_t n, struct operand triangle, struct operand b,
                                 float *c, int64_t stride)
 {
     for (int64_t t = 0; t < count; t += DIAGONAL) {
         const int64_t rows = smaller(DIAGONAL, count - t);
-        CPU(product_tn)
-        (rows, n, t + rows, triangle + t, TRIANGLE_STRIDE, b.data, b.stride, 1, c + t * stride,
+        CPU(operand_multiply_tn)
+        (rows, n, t + rows, CPU(operand_columns_from)(triangle, 0, t), b, true, c + t * stride,
          stride);
     }
 }
 
-/* c (count, n) += T b: row s takes in rows t >= s of b */
-static void triangle_sum_after(int64_t count, int64_t n, const float *triangle, const float *b,
-                               int64_t ldb, struct rows c)
+/* c (count, n) += T b: row s takes in rows t >= s of b; T rows, b columns */
+static void triangle_sum_after(int64_t count, int64_t n, struct operand triangle, struct operand b,
+                               struct rows c)
 {
     for (int64_t s = 0; s < count; s += DIAGONAL) {
-        CPU(product_nn)
-        (smaller(DIAGONAL, count - s), n, count - s, triangle + s * TRIANGLE_STRIDE + s,
-         TRIANGLE_STRIDE, b + s * ldb, ldb, 1, row_of(c, s), c.stride);
+        CPU(operand_multiply)
+        (smaller(DIAGONAL, count - s), n, count - s, CPU(operand_rows_from)(triangle, s, s),
+         CPU(operand_columns_from)(b, s, 0), true, row_of(c, s), c.stride);
     }
 }
 
-/* c (m, count) += a T: column t takes in columns s <= t of a */
-static void triangle_spread(int64_t m, int64_t count, const float *a, const float *triangle,
+/* c (m, count) += a T: column t takes in columns s <= t of a; a rows, T columns */
+static void triangle_spread(int64_t m, int64_t count, struct operand a, struct operand triangle,
                             float *c)
 {
     for (int64_t t = 0; t < count; t += DIAGONAL) {
         const int64_t columns = smaller(DIAGONAL, count - t);
-        CPU(product_nn)
-        (m, columns, t + columns, a, FAVOR_STRIDE, triangle + t, TRIANGLE_STRIDE, 1, c + t,
+        CPU(operand_multiply)
+        (m, columns, t + columns, a, CPU(operand_columns_from)(triangle, 0, t), true, c + t,
          FAVOR_STRIDE);
     }
 }
 
-/* c (m, count) += a Tᵀ, by Tᵀ (t, s): column s takes in columns t >= s of a */
-static void triangle_spread_back(int64_t m, int64_t count, const float *a, const float *transposed,
-                                 float *c)
+/* c (m, count) += a Tᵀ, by Tᵀ (t, s): column s takes in columns t >= s of a; a rows, Tᵀ columns */
+static void triangle_spread_back(int64_t m, int64_t count, struct operand a,
+                                 struct operand transposed, float *c)
 {
     for (int64_t s = 0; s < count; s += DIAGONAL) {
-        CPU(product_nn)
-        (m, smaller(DIAGONAL, count - s), count - s, a + s, FAVOR_STRIDE,
-         transposed + s * TRIANGLE_STRIDE + s, TRIANGLE_STRIDE, 1, c + s, FAVOR_STRIDE);
+        CPU(operand_multiply)
+        (m, smaller(DIAGONAL, count - s), count - s, CPU(operand_rows_from)(a, 0, s),
+         CPU(operand_columns_from)(transposed, s, s), true, c + s, FAVOR_STRIDE);
     }
 }
 
 /* sum (count) += Σ_s T (s, t) */
-static void triangle_add_rows(int64_t count, const float *triangle, float *sum)
+static void triangle_add_rows(int64_t count, const float *triangle, int64_t stride, float *sum)
 {
     for (int64_t s = 0; s < count; s++) {
         for (int64_t t = s / DIAGONAL * DIAGONAL; t < count; t += LANES)
             lanes_store_row(sum, t, count,
                             lanes_load_row(sum, t, count, 0) +
-                                lanes_load_row(triangle + s * TRIANGLE_STRIDE, t, count, 0));
+                                lanes_load_row(triangle + s * stride, t, count, 0));
     }
 }
 
 /* ---- forward ---- */
 
-/* S += φ(k_s) (v_s, 1)ᵀ */
-static void state_add(const struct favor *favor, const struct head *head, const struct tiles *tiles,
-                      const struct segment *segment, const struct chunk *chunk)
+/* The values of a chunk, summed along its positions. */
+static struct operand chunk_values(const struct plan *plan, const struct head *head,
+                                   const struct tiles *tiles, const struct segment *segment,
+                                   const struct chunk *chunk)
 {
-    CPU(favor_state_add)
-    (favor, chunk->count, tiles->key.features + chunk->from,
-     rows_from(favor->call->v, head, segment->from + chunk->from), tiles->key.present + chunk->from,
-     1, tiles->state);
+    const struct attention *call = plan->favor.call;
+    const struct rows v = rows_from(call->v, head, segment->from + chunk->from);
+    return CPU(operand_columns)(chunk->count, call->value_dim, v.data, v.stride,
+                                tiles->rooms.values);
 }
 
-/* Quotients of a chunk: what S holds of the keys before, and the chunk's own up to each query. Then S moves on. */
+/* Features of a chunk's keys or queries, summed along its positions. */
+static struct operand chunk_rows(const struct plan *plan, const struct tiles *tiles,
+                                 const struct favor_tile *tile, const struct chunk *chunk)
+{
+    return tile_rows(plan->favor.features, chunk->count, tile->features + chunk->from,
+                     tiles->rooms.rows);
+}
+
+static struct operand chunk_columns(const struct plan *plan, const struct favor_tile *tile,
+                                    const struct chunk *chunk, uint32_t *room)
+{
+    return tile_columns(plan->favor.features, chunk->count, tile->features + chunk->from, room);
+}
+
+/* A chunk's triangle, summed along s. */
+static struct operand triangle_columns(const struct plan *plan, const struct tiles *tiles,
+                                       const struct chunk *chunk, const float *triangle)
+{
+    return CPU(operand_columns)(chunk->count, chunk->count, triangle, plan->triangle_stride,
+                                tiles->triangle_room);
+}
+
+/* Quotients of a chunk: what S holds of the keys before, and the chunk's own up to each query. Then S moves on by
+ * φ(k_s) (v_s, 1)ᵀ. */
 static void chunk_forward(const struct plan *plan, const struct head *head,
                           const struct tiles *tiles, const struct segment *segment,
                           const struct chunk *chunk)
@@ -330,18 +397,24 @@ static void chunk_forward(const struct plan *plan, const struct head *head,
     const struct favor *favor = &plan->favor;
     const struct attention *call = favor->call;
     const int64_t count = chunk->count, from = segment->from + chunk->from;
-    const float *query = tiles->query.features + chunk->from;
+    const struct operand query = chunk_columns(plan, &tiles->query, chunk, tiles->rooms.columns);
+    const struct operand key = chunk_columns(plan, &tiles->key, chunk, tiles->rooms.other_columns);
+    const struct operand values = chunk_values(plan, head, tiles, segment, chunk);
 
-    triangle_make(count, favor->features, tiles->key.features + chunk->from, query, tiles->weights);
+    triangle_make(count, favor->features, key, query, tiles->weights, plan->triangle_stride);
     CPU(favor_query_state)
-    (favor, count, query, tiles->state, tiles->quotient, tiles->denominator);
-    triangle_sum_before(count, call->value_dim, tiles->weights, rows_from(call->v, head, from),
+    (favor, count, query, state_columns(favor, tiles->state, &tiles->rooms), tiles->quotient,
+     tiles->denominator);
+    triangle_sum_before(count, call->value_dim,
+                        triangle_columns(plan, tiles, chunk, tiles->weights), values,
                         tiles->quotient, favor->values_stride);
-    triangle_add_rows(count, tiles->weights, tiles->denominator);
+    triangle_add_rows(count, tiles->weights, plan->triangle_stride, tiles->denominator);
     CPU(favor_divide)
     (favor, tiles->quotient, tiles->denominator, count, rows_from(call->out, head, from),
      head->inverse ? head->inverse + from : NULL);
-    state_add(favor, head, tiles, segment, chunk);
+    CPU(favor_state_add)
+    (favor, count, chunk_rows(plan, tiles, &tiles->key, chunk), values,
+     tiles->key.present + chunk->from, true, tiles->state);
 }
 
 static void rows_fill(float *x, int64_t count, float value)
@@ -365,7 +438,7 @@ static struct walk walk_at(const struct plan *plan, int64_t piece)
     };
 }
 
-/* S at the start of a stretch into tiles->state; returns its unit. */
+/* S at the start of a stretch into tiles->state; returns the running maximum there, of which its unit is. */
 static float walk_start(const struct plan *plan, const struct walk *walk, const struct tiles *tiles)
 {
     if (walk->segments.from == 0) {
@@ -374,7 +447,10 @@ static float walk_start(const struct plan *plan, const struct walk *walk, const 
     }
     memcpy(tiles->state, plan->states + walk->stretch * plan->favor.state,
            (size_t)plan->favor.state * sizeof(float));
-    return plan->units[walk->stretch];
+    const float maximum = plan->units[walk->stretch];
+    CPU(favor_scale)
+    (tiles->state, plan->favor.state, CPU(favor_decay)(maximum, unit_of(plan, maximum)));
+    return maximum;
 }
 
 static void stretch_forward(void *context, int64_t piece, int thread)
@@ -384,18 +460,17 @@ static void stretch_forward(void *context, int64_t piece, int thread)
     const struct head *head = &walk.head;
     struct tiles tiles;
     tiles_take(plan, plan->threads + thread * plan->thread_floats, &tiles);
-    float unit = walk_start(plan, &walk, &tiles);
+    float maximum = walk_start(plan, &walk, &tiles), unit = unit_of(plan, maximum);
 
     for (int64_t i = walk.segments.from; i < walk.segments.from + walk.segments.count; i++) {
         struct segment segment = segment_at(plan, head, i);
         segment_queries(plan, head, &tiles, &segment);
-        segment_keys(plan, head, &tiles, unit, &segment);
+        maximum = segment_keys(plan, head, &tiles, maximum, &segment);
         if (head->states) {
             memcpy(head->states + i * plan->favor.state, tiles.state,
                    (size_t)plan->favor.state * sizeof(float));
             memcpy(head->maxima + segment.from, tiles.key.maximum,
                    (size_t)segment.count * sizeof(float));
-            head->units[i] = unit;
         }
         for (int64_t c = 0; c < segment.chunks; c++) {
             const struct chunk *chunk = &segment.chunk[c];
@@ -422,7 +497,7 @@ static void stretch_sum_keys(void *context, int64_t piece, int thread)
         CPU(favor_sum_keys)
         (favor, rows_from(favor->call->k, &walk.head, segment.from),
          rows_from(favor->call->v, &walk.head, segment.from), segment.mask, segment.count,
-         &tiles.key, i == walk.segments.from, plan->states + piece * favor->state,
+         &tiles.key, &tiles.rooms, i == walk.segments.from, plan->states + piece * favor->state,
          &plan->units[piece]);
         memcpy(maxima + segment.from, tiles.key.maximum, (size_t)segment.count * sizeof *maxima);
     }
@@ -493,57 +568,97 @@ enum status CPU(favor_causal)(struct stream *stream, const struct attention *cal
 
 /* ---- backward ---- */
 
-/* dφ(q_t) = S g_t + Σ_{s <= t} (g_t . (v_s, 1)) φ(k_s); the products g . (v, 1) stay for the keys. */
+/* dφ(q_t) = S g_t + Σ_{s <= t} (g_t . (v_s, 1)) φ(k_s); the products g . (v, 1) stay for the keys. Then S moves on. */
 static void chunk_queries_backward(const struct plan *plan, const struct head *head,
                                    const struct tiles *tiles, const struct segment *segment,
                                    const struct chunk *chunk)
 {
     const struct favor *favor = &plan->favor;
-    const struct attention *call = favor->call;
+    const struct favor_rooms *rooms = &tiles->rooms;
     const int64_t count = chunk->count, at = chunk->from, from = segment->from + at;
-    const int64_t values = call->value_dim + 1;
-    const float *gradients = tiles->gradient_columns + at;
-    float *dweights = tiles->dweights + at * TRIANGLE_STRIDE;
+    const int64_t wide = favor->call->value_dim + 1;
+    const struct operand keys = chunk_rows(plan, tiles, &tiles->key, chunk);
+    const struct operand values =
+        tile_columns(wide, count, tiles->value_columns + at, rooms->value_columns);
+    const struct operand gradients =
+        tile_columns(wide, count, tiles->gradient_columns + at, rooms->gradient_columns);
+    float *dweights = tiles->dweights + at * plan->triangle_stride;
 
-    triangle_make(count, values, tiles->value_columns + at, gradients, dweights);
-    CPU(product_nn)
-    (favor->features, count, values, tiles->state, favor->values_stride, gradients, FAVOR_STRIDE, 0,
+    triangle_make(count, wide, values, gradients, dweights, plan->triangle_stride);
+    CPU(operand_multiply)
+    (favor->features, count, wide, state_rows(favor, tiles->state, rooms), gradients, false,
      tiles->dfeatures, FAVOR_STRIDE);
-    triangle_spread(favor->features, count, tiles->key.features + at, dweights, tiles->dfeatures);
+    triangle_spread(favor->features, count, keys, triangle_columns(plan, tiles, chunk, dweights),
+                    tiles->dfeatures);
     CPU(favor_features_backward)
-    (favor, rows_from(call->q, head, from), at, count, &tiles->query, tiles->dfeatures,
-     rows_from(plan->backward->dq, head, from));
-    if (at + count < segment->count) state_add(favor, head, tiles, segment, chunk);
+    (favor, rows_from(favor->call->q, head, from), at, count, &tiles->query, tiles->dfeatures,
+     rooms->columns, rows_from(plan->backward->dq, head, from));
+    if (at + count == segment->count) return;
+    CPU(favor_state_add)
+    (favor, count, keys, chunk_values(plan, head, tiles, segment, chunk), tiles->key.present + at,
+     true, tiles->state);
+}
+
+/* g of a chunk's queries, summed along its positions. */
+static struct operand chunk_gradients(const struct plan *plan, const struct tiles *tiles,
+                                      const struct chunk *chunk)
+{
+    const int64_t stride = plan->favor.values_stride;
+    return CPU(operand_columns)(chunk->count, plan->favor.call->value_dim,
+                                tiles->gradients + chunk->from * stride, stride,
+                                tiles->rooms.values);
+}
+
+/* U += φ(q_t) g_tᵀ of a chunk. */
+static void later_add(const struct plan *plan, const struct tiles *tiles, const struct chunk *chunk,
+                      struct operand queries, struct operand gradients)
+{
+    const struct favor *favor = &plan->favor;
+    CPU(favor_state_add)
+    (favor, chunk->count, queries, gradients,
+     tiles->gradient_columns + favor->call->value_dim * FAVOR_STRIDE + chunk->from, true,
+     tiles->later);
 }
 
 /* dφ(k_s) = U (v_s, 1) + Σ_{t >= s} (g_t . (v_s, 1)) φ(q_t), dv_s = Uᵀ φ(k_s) + Σ_{t >= s} (φ(q_t) . φ(k_s)) g_t, with
- * the U of later chunks. */
+ * the U of later chunks. Then U moves on. */
 static void chunk_keys_backward(const struct plan *plan, const struct head *head,
                                 const struct tiles *tiles, const struct segment *segment,
                                 const struct chunk *chunk)
 {
     const struct favor *favor = &plan->favor;
-    const struct attention *call = favor->call;
+    const struct favor_rooms *rooms = &tiles->rooms;
     const int64_t count = chunk->count, at = chunk->from, from = segment->from + at;
-    const int64_t e = call->value_dim, stride = favor->values_stride;
-    const float *query = tiles->query.features + at, *key = tiles->key.features + at;
+    const int64_t e = favor->call->value_dim, stride = plan->triangle_stride;
+    const struct operand keys = chunk_columns(plan, &tiles->key, chunk, rooms->columns);
+    const struct operand queries = chunk_rows(plan, tiles, &tiles->query, chunk);
+    const struct operand gradients = chunk_gradients(plan, tiles, chunk);
+    const struct operand values =
+        tile_columns(e + 1, count, tiles->value_columns + at, rooms->value_columns);
     const struct rows dv = rows_from(plan->backward->dv, head, from);
 
-    triangle_make(count, favor->features, key, query, tiles->weights);
-    CPU(product_tn)
-    (count, e, favor->features, key, FAVOR_STRIDE, tiles->later, stride, 0, dv.data, dv.stride);
-    triangle_sum_after(count, e, tiles->weights, tiles->gradients + at * stride, stride, dv);
+    triangle_make(count, favor->features, keys,
+                  chunk_columns(plan, &tiles->query, chunk, rooms->other_columns), tiles->weights,
+                  stride);
+    CPU(operand_multiply_tn)
+    (count, e, favor->features, keys, state_columns(favor, tiles->later, rooms), false, dv.data,
+     dv.stride);
+    triangle_sum_after(
+        count, e, CPU(operand_rows)(count, count, tiles->weights, stride, tiles->triangle_room),
+        gradients, dv);
 
     CPU(transpose)
-    (count, count, tiles->dweights + at * TRIANGLE_STRIDE, TRIANGLE_STRIDE, tiles->dweights_back,
-     TRIANGLE_STRIDE);
-    CPU(product_nn)
-    (favor->features, count, e + 1, tiles->later, stride, tiles->value_columns + at, FAVOR_STRIDE,
-     0, tiles->dfeatures, FAVOR_STRIDE);
-    triangle_spread_back(favor->features, count, query, tiles->dweights_back, tiles->dfeatures);
+    (count, count, tiles->dweights + at * stride, stride, tiles->dweights_back, stride);
+    CPU(operand_multiply)
+    (favor->features, count, e + 1, state_rows(favor, tiles->later, rooms), values, false,
+     tiles->dfeatures, FAVOR_STRIDE);
+    triangle_spread_back(favor->features, count, queries,
+                         triangle_columns(plan, tiles, chunk, tiles->dweights_back),
+                         tiles->dfeatures);
     CPU(favor_features_backward)
-    (favor, rows_from(call->k, head, from), at, count, &tiles->key, tiles->dfeatures,
-     rows_from(plan->backward->dk, head, from));
+    (favor, rows_from(favor->call->k, head, from), at, count, &tiles->key, tiles->dfeatures,
+     rooms->columns, rows_from(plan->backward->dk, head, from));
+    later_add(plan, tiles, chunk, queries, gradients);
 }
 
 /* g of a segment's queries, as rows and as columns. */
@@ -571,18 +686,6 @@ static void segment_values(const struct plan *plan, const struct head *head,
     rows_fill(tiles->value_columns + call->value_dim * FAVOR_STRIDE, segment->count, 1);
 }
 
-/* U += φ(q_t) g_tᵀ of a chunk. */
-static void later_add(const struct plan *plan, const struct tiles *tiles, const struct chunk *chunk)
-{
-    const struct favor *favor = &plan->favor;
-    const struct rows gradients = {tiles->gradients + chunk->from * favor->values_stride,
-                                   favor->values_stride};
-    CPU(favor_state_add)
-    (favor, chunk->count, tiles->query.features + chunk->from, gradients,
-     tiles->gradient_columns + favor->call->value_dim * FAVOR_STRIDE + chunk->from, 1,
-     tiles->later);
-}
-
 /* U of the queries behind a stretch into tiles->later; returns its unit. */
 static float walk_end(const struct plan *plan, const struct walk *walk, const struct tiles *tiles)
 {
@@ -606,12 +709,13 @@ static void stretch_backward(void *context, int64_t piece, int thread)
 
     for (int64_t i = walk.segments.from + walk.segments.count - 1; i >= walk.segments.from; i--) {
         struct segment segment = segment_at(plan, head, i);
-        float unit = head->units[i];
+        const float maximum = segment.from > 0 ? head->maxima[segment.from - 1] : -INFINITY;
+        float unit = unit_of(plan, maximum);
 
         memcpy(tiles.state, head->states + i * plan->favor.state,
                (size_t)plan->favor.state * sizeof(float));
         segment_queries(plan, head, &tiles, &segment);
-        segment_keys(plan, head, &tiles, unit, &segment);
+        segment_keys(plan, head, &tiles, maximum, &segment);
         segment_gradients(plan, head, &tiles, &segment);
         segment_values(plan, head, &tiles, &segment);
         for (int64_t c = 0; c < segment.chunks; c++) {
@@ -626,7 +730,6 @@ static void stretch_backward(void *context, int64_t piece, int thread)
             (tiles.later, plan->favor.state, CPU(favor_decay)(chunk->unit, later_unit));
             later_unit = chunk->unit;
             chunk_keys_backward(plan, head, &tiles, &segment, chunk);
-            later_add(plan, &tiles, chunk);
         }
     }
 }
@@ -643,14 +746,15 @@ static void stretch_sum_queries(void *context, int64_t piece, int thread)
     rows_fill(tiles.later, plan->favor.state, 0);
     for (int64_t i = walk.segments.from + walk.segments.count - 1; i >= walk.segments.from; i--) {
         struct segment segment = segment_at(plan, &walk.head, i);
-        segment_cut(walk.head.maxima + segment.from, &segment);
+        segment_cut(plan, walk.head.maxima + segment.from, &segment);
         segment_queries(plan, &walk.head, &tiles, &segment);
         segment_gradients(plan, &walk.head, &tiles, &segment);
         for (int64_t c = segment.chunks - 1; c >= 0; c--) {
             const struct chunk *chunk = &segment.chunk[c];
             CPU(favor_scale)(tiles.later, plan->favor.state, CPU(favor_decay)(chunk->unit, unit));
             unit = chunk->unit;
-            later_add(plan, &tiles, chunk);
+            later_add(plan, &tiles, chunk, chunk_rows(plan, &tiles, &tiles.query, chunk),
+                      chunk_gradients(plan, &tiles, chunk));
         }
     }
     memcpy(plan->states + piece * plan->favor.state, tiles.later,

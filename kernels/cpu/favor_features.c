@@ -425,7 +425,7 @@ static void norm_backward(const struct favor *favor, struct rows x, int64_t coun
 
 void CPU(favor_features_backward)(const struct favor *favor, struct rows x, int64_t from,
                                   int64_t count, const struct favor_tile *tile, float *dfeatures,
-                                  struct rows dx)
+                                  uint32_t *room, struct rows dx)
 {
     const int64_t d = favor->call->head_dim;
     const bool has_norm = favor->half_square > 0;
@@ -442,7 +442,7 @@ void CPU(favor_features_backward)(const struct favor *favor, struct rows x, int6
         return;
     }
     if (has_norm) norm_backward(favor, x, count, dhalf, dx);
-    CPU(product_tn)
-    (count, d, favor->projections, dfeatures, FAVOR_STRIDE, favor->projection, d, has_norm ? 1 : 0,
-     dx.data, dx.stride);
+    const struct operand back = tile_columns(favor->projections, count, dfeatures, room);
+    CPU(operand_multiply_tn)
+    (count, d, favor->projections, back, favor->projection_columns, has_norm, dx.data, dx.stride);
 }

@@ -170,6 +170,11 @@ Test(performer_attend, vectors_by_the_cpu_backend)
     vectors_run("", 62, "cpu", &FP32);
 }
 
+Test(performer_attend, vectors_in_bf16_by_the_cpu_backend)
+{
+    vectors_run("favor-", 42, "cpu", &BF16);
+}
+
 Test(performer_attend, vectors_in_bf16_by_the_reference)
 {
     vectors_run("", 62, "reference", &BF16);

@@ -497,6 +497,7 @@ ParameterizedTestParameters(performer, gradients_in_bf16_are_near_those_in_fp32)
         {"reference", ATTENTION_FAVOR, 1},  {"reference", ATTENTION_SOFTMAX, 1},
         {"cpu", ATTENTION_IDENTITY, 1},     {"reference", ATTENTION_FAVOR, 3},
         {"reference", ATTENTION_FAVOR, 10}, {"cpu", ATTENTION_IDENTITY, 10},
+        {"cpu", ATTENTION_FAVOR, 1},        {"cpu", ATTENTION_FAVOR, 10},
     };
     return cr_make_param_array(struct precision_case, cases, sizeof cases / sizeof cases[0]);
 }

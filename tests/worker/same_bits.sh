@@ -119,7 +119,7 @@ train padded-4 4 "${padded[@]}"
 [ "$(losses padded-4)" = "$(losses padded)" ] || fail "padded-4: other losses"
 
 # In bf16 too, and they are others.
-bf16=(--set 'train.precision="bf16"' --set 'attention.kind="identity"')
+bf16=(--set 'train.precision="bf16"')
 train bf16 0 "${bf16[@]}"
 train bf16-4 4 "${bf16[@]}" --set resources.threads=2
 [ "$(weights bf16-4)" = "$(weights bf16)" ] || fail "bf16-4: other weights"
