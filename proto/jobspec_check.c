@@ -462,7 +462,8 @@ static void check_precision(struct jobspec_reading *reading)
 {
     const struct jobspec *spec = reading->spec;
     if (!good(reading, KEY_train_precision, KEY_attention_kind)) return;
-    if (spec->train.precision != PRECISION_BF16 || spec->attention.kind == ATTENTION_IDENTITY)
+    if (spec->train.precision != PRECISION_BF16 || spec->attention.kind == ATTENTION_IDENTITY ||
+        spec->attention.kind == ATTENTION_FAVOR)
         return;
     jobspec_report(reading, WARNING_PRECISION, place_of(reading, KEY_train_precision),
                    "workers will refuse to begin", "take precision = \"fp32\" in [train]",
