@@ -21,8 +21,9 @@ enum exit_code job_file_read(const struct invocation *invocation, struct job_fil
     }
     status = jobspec_parse(job->text, job->length, job->path, invocation->overrides,
                            invocation->override_count, &job->diagnostics, &job->spec);
+    if (status == ST_OK) jobspec_check_init(&job->spec, job->path, &job->diagnostics);
     report_diagnostics(invocation, job->path, &job->diagnostics);
-    if (status == ST_OK) return EXIT_CODE_OK;
+    if (status == ST_OK && job->diagnostics.errors == 0) return EXIT_CODE_OK;
     if (job->diagnostics.errors == 0) {
         fault_set(&fault, status, "%s: %s", job->path, status_text(status));
         report_fault(invocation, &fault);

@@ -81,6 +81,13 @@ enum status jobspec_load(const char *path, const struct jobspec_override *overri
                          struct jobspec *spec, struct fault *fault);
 
 /*
+ * Adds a mistake to `diagnostics` where model.init of the job file `path` names nothing that can be read here. Apart from
+ * the parse: it is a mistake in a job that is yet to begin, and a run that goes on from its own checkpoint needs it no more.
+ */
+void jobspec_check_init(const struct jobspec *spec, const char *path,
+                        struct diagnostics *diagnostics);
+
+/*
  * The resolved job file: every key of every section with the value in force and its meaning as a
  * comment, such that parsing it gives the same spec. The string is the caller's, to be freed.
  * ST_NO_MEMORY is the only failure.

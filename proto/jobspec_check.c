@@ -1,11 +1,13 @@
 #include "proto/jobspec_check.h"
 
+#include <errno.h>
 #include <math.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "proto/cost.h"
@@ -599,6 +601,24 @@ void jobspec_check(struct jobspec_reading *reading)
 }
 
 /* ---- of a finished spec ---- */
+
+void jobspec_check_init(const struct jobspec *spec, const char *path,
+                        struct diagnostics *diagnostics)
+{
+    static const struct jobspec_place nowhere;
+    const struct jobspec_reading reading = {.path = path, .diagnostics = diagnostics};
+    const char *init = spec->model.init;
+    struct stat about;
+
+    if (init[0] == '\0') return;
+    const bool there = access(init, R_OK) == 0 && stat(init, &about) == 0;
+    if (there && !S_ISDIR(about.st_mode)) return;
+    jobspec_report(&reading, MISTAKE_NO_FILE, &nowhere, "",
+                   there ? "add /model.safetensors, where it is a checkpoint"
+                         : "name the model.safetensors of a checkpoint, relative to the job file",
+                   "`init` in [model] cannot be read: %.120s: %s", init,
+                   there ? "it is a directory" : strerror(errno));
+}
 
 int64_t jobspec_vocab(const struct jobspec *spec)
 {

@@ -187,6 +187,33 @@ Test(verbs, validate_needs_no_daemon_and_says_what_a_job_takes)
     cr_assert_eq(ran.code, 3, "an override is checked too");
 }
 
+Test(verbs, weights_that_are_not_there_are_a_mistake)
+{
+    static struct ran ran;
+    const char *path = job_file(GOOD_JOB);
+    static const struct {
+        const char *options, *message, *help;
+    } mistakes[] = {
+        {"--set model.init=nowhere.safetensors", "nowhere.safetensors: No such file",
+         "help: name the model.safetensors of a checkpoint"},
+        {"--set model.init=/tmp", "/tmp: it is a directory", "help: add /model.safetensors"},
+    };
+
+    for (size_t i = 0; i < sizeof mistakes / sizeof mistakes[0]; i++) {
+        run(NOWHERE, line_with("validate", path, mistakes[i].options), &ran);
+        cr_assert_eq(ran.code, 3);
+        must_say(ran.err, "error[E0514]: `init` in [model] cannot be read: /");
+        must_say(ran.err, mistakes[i].message);
+        must_say(ran.err, mistakes[i].help);
+        run(NOWHERE, line_with("submit", path, mistakes[i].options), &ran);
+        cr_assert_eq(ran.code, 3);
+    }
+    char options[128];
+    snprintf(options, sizeof options, "--set model.init=%s", path);
+    run(NOWHERE, line_with("validate", path, options), &ran);
+    cr_assert_eq(ran.code, 0, "what is in the file is for the workers to say: %s", ran.err);
+}
+
 Test(verbs, a_job_file_that_is_not_there_is_invalid)
 {
     static struct ran ran;
