@@ -24,7 +24,8 @@ static enum status read_rows(struct remote *remote, const struct invocation *inv
     if (invocation->options[OPTION_NAME].given)
         query.name = (char *)invocation->options[OPTION_NAME].text;
     query.from_step = invocation_count(invocation, OPTION_FROM, 0);
-    query.to_step = invocation_count(invocation, OPTION_TO, 0);
+    if (invocation->options[OPTION_TO].given)
+        query.before_step = invocation_count(invocation, OPTION_TO, 0) + 1;
     request.body_case = PERFORMER__REQUEST__BODY_QUERY_METRICS;
     request.query_metrics = &query;
     do {

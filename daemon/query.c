@@ -323,7 +323,7 @@ static Performer__Response *answer_metrics(const struct query_view *view, const 
         .run = run->number,
         .name = asked->name,
         .from_step = asked->from_step,
-        .to_step = asked->to_step,
+        .before_step = asked->before_step,
         .cursor = asked->cursor,
         .limit = asked->limit > 0 && asked->limit < METRICS_MAX ? asked->limit : METRICS_MAX,
     };

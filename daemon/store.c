@@ -1148,22 +1148,27 @@ static uint64_t cursor_of(struct place place)
     return place.step << CURSOR_PLACE_BITS | place.index;
 }
 
+static uint64_t last_step(const struct metric_query *query)
+{
+    return query->before_step > 0 ? query->before_step - 1 : INT64_MAX;
+}
+
 static enum status begin_metrics(struct store *store, const struct metric_query *query,
                                  struct place place, sqlite3_stmt **row, bool *any,
                                  struct fault *fault)
 {
-    uint64_t to_step = query->to_step > 0 ? query->to_step : INT64_MAX;
     *any = true;
     /* one row more than asked for: it tells whether there is more, and where */
     struct value limit = count(query->limit + UINT64_C(1));
     if (!query->name || query->name[0] == '\0')
         return begin_query(store, SQL_METRICS, row, fault, count(query->run), count(place.step),
-                           count(to_step), limit, count(place.index));
+                           count(last_step(query)), limit, count(place.index));
     int64_t id = 0;
     enum status status = find_name(store, query->name, &id, any, fault);
     if (status != ST_OK || !*any) return status;
     return begin_query(store, SQL_METRICS_NAMED, row, fault, count(query->run), count(place.step),
-                       count(to_step), limit, count(place.index), text(query->name), integer(id));
+                       count(last_step(query)), limit, count(place.index), text(query->name),
+                       integer(id));
 }
 
 enum status store_metrics(struct store *store, const struct metric_query *query,
@@ -1198,10 +1203,9 @@ enum status store_metrics(struct store *store, const struct metric_query *query,
 static enum status metric_span(struct store *store, const struct metric_query *query, int64_t id,
                                uint64_t *low, uint64_t *high, bool *any, struct fault *fault)
 {
-    uint64_t to_step = query->to_step > 0 ? query->to_step : INT64_MAX;
     sqlite3_stmt *row = NULL;
     enum status status = begin_query(store, SQL_METRIC_SPAN, &row, fault, count(query->run),
-                                     integer(id), count(query->from_step), count(to_step));
+                                     integer(id), count(query->from_step), count(last_step(query)));
     *any = false;
     while (status == ST_OK && next_row(store, row, &status, fault)) {
         *low = column_count(row, 0);

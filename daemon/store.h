@@ -109,10 +109,10 @@ typedef bool store_metric_told(void *context, const struct metric_row *row);
 
 struct metric_query {
     uint64_t run;
-    const char *name;            /* NULL or "": all */
-    uint64_t from_step, to_step; /* to_step 0: to the newest */
-    uint64_t cursor;             /* 0 at first, then `*next` */
-    uint32_t limit;              /* rows at most; not 0 */
+    const char *name;                /* NULL or "": all */
+    uint64_t from_step, before_step; /* before_step 0: to the newest */
+    uint64_t cursor;                 /* 0 at first, then `*next` */
+    uint32_t limit;                  /* rows at most; not 0 */
 };
 /* By step, then name. `*next` is 0 where that was all. Rows that a callback refused come again
  * behind `*next`. */

@@ -150,7 +150,7 @@ Test(metrics, by_name_and_range)
     begin(&stage, ":memory:");
     report_steps(&stage, 1, 20, 0.5);
     struct told told = {0};
-    struct metric_query query = {.limit = 5, .name = "loss", .from_step = 4, .to_step = 12};
+    struct metric_query query = {.limit = 5, .name = "loss", .from_step = 4, .before_step = 13};
     do query.cursor = ask(&stage, query, &told);
     while (query.cursor != 0);
     cr_assert_eq(told.count, 9);
@@ -161,6 +161,11 @@ Test(metrics, by_name_and_range)
     told.count = 0;
     cr_assert_eq(ask(&stage, (struct metric_query){.limit = 50, .from_step = 20}, &told), 0);
     cr_assert_eq(told.count, ROWS_A_STEP);
+    report_steps(&stage, 0, 1, 0.5); /* of weights that came from elsewhere */
+    told.count = 0;
+    cr_assert_eq(ask(&stage, (struct metric_query){.limit = 50, .before_step = 1}, &told), 0);
+    cr_assert_eq(told.count, ROWS_A_STEP);
+    cr_assert_eq(told.rows[0].step, 0);
     stage_fini(&stage);
 }
 

@@ -526,8 +526,10 @@ static void check_metrics(uint64_t number, struct store *store)
     struct run_entry *run = run_entry(number);
     struct fault fault;
     uint64_t next;
-    const struct metric_query query = {
-        .run = number, .name = "loss", .to_step = JOBS_STEPS_MAX, .limit = JOBS_STEPS_MAX + 1};
+    const struct metric_query query = {.run = number,
+                                       .name = "loss",
+                                       .before_step = JOBS_STEPS_MAX + 1,
+                                       .limit = JOBS_STEPS_MAX + 1};
     if (store_metrics(store, &query, check_row, &number, &next, &fault) != ST_OK)
         world_violation("metrics cannot be read: %s", fault.text);
     for (size_t step = 0; step <= JOBS_STEPS_MAX; step++) {
