@@ -223,7 +223,9 @@ enum status params_read(const struct params *params, const struct safetensors *f
         const struct tensor_entry *entry = safetensors_find(file, name);
         if (!entry)
             return fault_set(fault, ST_INVALID,
-                             "there is no tensor `%s`, which the job's model has", name);
+                             "there is no tensor `%s`, which the job's model has: check [model] "
+                             "and [attention]",
+                             name);
         enum status status = read_tensor(entry, parameter->dimensions, parameter->shape,
                                          values + parameter->offset, fault);
         if (status != ST_OK) return status;
@@ -257,7 +259,9 @@ enum status params_reject_unknown(const struct params *params, const struct safe
         const char *name = safetensors_at(file, i)->name;
         if (!is_known(params, name))
             return fault_set(fault, ST_INVALID,
-                             "tensor `%s` has no place in the job's model: check [model]", name);
+                             "tensor `%s` has no place in the job's model: check [model] and "
+                             "[attention]",
+                             name);
     }
     return ST_OK;
 }

@@ -243,7 +243,10 @@ static enum status load_initial_file(struct training *t, struct fault *fault)
     bool has_projections;
 
     enum status status = safetensors_open(path, &file, fault);
-    if (status != ST_OK) return status;
+    if (status != ST_OK) {
+        fault_wrap(fault, "model.init wants a model.safetensors that every rank can read");
+        return status;
+    }
     status = params_reject_unknown(t->params, file, fault);
     if (status == ST_OK) status = params_read(t->params, file, "", t->weights, fault);
     if (status == ST_OK)
@@ -633,14 +636,24 @@ static enum status do_edge(struct training *t, const struct edge *edge, struct f
     return status;
 }
 
+/* What weights from elsewhere are worth before they are trained on; a run that goes on has told it before. */
+static enum status evaluate_transferred(struct training *t, struct fault *fault)
+{
+    double valid_loss;
+    if (t->state.step > 0 || t->setup.spec->model.init[0] == '\0' || !t->valid) return ST_OK;
+    return evaluate_run(t, &valid_loss, fault);
+}
+
 enum status training_run(struct training *t, struct fault *fault)
 {
     const uint64_t steps = (uint64_t)t->setup.spec->train.steps;
     const double begin_ms = steady_clock_ms();
 
+    enum status status = evaluate_transferred(t, fault);
+    if (status != ST_OK) return status;
     while (t->state.step < steps && !t->stopped) {
         struct edge edge;
-        enum status status = step_run(t, &edge, fault);
+        status = step_run(t, &edge, fault);
         if (status == ST_OK) status = do_edge(t, &edge, fault);
         if (status != ST_OK) return status;
     }

@@ -93,7 +93,8 @@ enum status training_open(const struct training_setup *setup, struct training **
 
 /*
  * Steps until the last one, an order or signal to stop (`stopped`), or a failure: ST_DIVERGED, ST_FENCED,
- * ST_COLLECTIVE, what a last save failed with. `agreed` says whether the others end with the same.
+ * ST_COLLECTIVE, what a last save failed with. `agreed` says whether the others end with the same. Weights that came by
+ * model.init are evaluated before the first step, so that their loss is a metric of step 0.
  */
 enum status training_run(struct training *training, struct fault *fault);
 

@@ -26,23 +26,6 @@ ends 65 "${mpirun[@]}" -np 3 "$worker" --job "$work/job.toml" --output "$work/x"
 says "3 ranks do not divide"
 [ ! -e "$work/x/checkpoints" ] || fail "a run that could not begin left checkpoints"
 
-# ---- initial weights
-ends 0 alone donor
-donor=$work/donor/checkpoints/step-0000000040
-ends 0 alone heir --set "model.init=\"$donor/model.safetensors\"" --set train.steps=1
-ends 65 alone x --set "model.init=\"$donor/model.safetensors\"" --set model.layers=1
-says "layers.1."
-ends 65 alone x --set "model.init=\"$donor/model.safetensors\"" --set model.layers=3
-says 'there is no tensor `layers.2.'
-ends 65 alone x --set "model.init=\"$donor/model.safetensors\"" --set attention.features=25
-says "[24, 16]"
-ends 65 alone x --set "model.init=\"$donor/optimizer.safetensors\""
-says 'moment1.'
-ends 87 alone x --set "model.init=\"$work/text.txt\""
-says "text.txt"
-ends 0 alone exact --set 'attention.kind="softmax"' --set train.steps=1
-ends 0 alone performer --set "model.init=\"$work/exact/checkpoints/step-0000000001/model.safetensors\"" --set train.steps=1
-
 # ---- validation that has nothing to predict is no surprise after the first steps
 printf 'a\n' >"$work/tiny.txt"
 tiny=(--set model.causal=false --set 'data.packing="pad"' --set evaluate.every=20 --set "data.valid=\"$work/tiny.txt\"")
@@ -71,6 +54,7 @@ says "training diverged at step"
 [ ! -e "$work/diverged/checkpoints/step-0000000040" ] || fail "diverged, and saved"
 
 # ---- a full disk: a checkpoint on the way may fail, the last one may not, and what was there stays
+ends 0 alone donor
 expected=$(weights donor)
 ends 0 alone disk --set train.steps=10
 limited() { (
@@ -96,7 +80,7 @@ says "resumes at step 30"
 ends 65 alone donor --set job.seed=8
 says "job.seed = 7"
 ends 65 alone donor --set model.width=64
-says "resume from $donor"
+says "resume from $work/donor"
 ends 65 alone donor --set model.layers=1
 says 'tensor `layers.1.'
 ends 65 alone donor --set 'model.positions="none"'
