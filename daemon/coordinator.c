@@ -6,6 +6,7 @@
 #include "daemon/memory.h"
 #include "daemon/queue.h"
 #include "daemon/scene.h"
+#include "proto/secret.h"
 
 /* ---- finding ---- */
 
@@ -51,6 +52,14 @@ static size_t find_fitting(const struct coordinator *coordinator, const char *te
     }
     if (named < count) snprintf(names + length, size - length, ", ...");
     return count;
+}
+
+bool coordinator_admits(const struct coordinator *coordinator, const char *run_id, uint32_t attempt,
+                        const char *token)
+{
+    const struct run *run = coordinator_run_by_id(coordinator, run_id);
+    return run && attempt > 0 && attempt <= run->attempt.number &&
+           secret_equal(run->tokens[attempt - 1], token);
 }
 
 enum status coordinator_find(const struct coordinator *coordinator, const char *text,
@@ -139,10 +148,13 @@ static void plan_attempt(const struct scene *scene)
     uint32_t number = run->attempt.number + 1;
     char *nonce =
         decision_format(scene->decision, "%016" PRIx64 "%016" PRIx64, random[0], random[1]);
+    char *token =
+        decision_format(scene->decision, "%016" PRIx64 "%016" PRIx64, random[2], random[3]);
 
     struct record *planned = scene_record(scene, RECORD_ATTEMPT_PLANNED);
     planned->attempt = number;
     planned->attempt_planned.nonce = nonce;
+    planned->attempt_planned.token = token;
     size_t moved = scene->decision->record_count;
     scene_move(scene, RUN_STARTING,
                decision_format(scene->decision, "attempt %" PRIu32 " begins", number));
@@ -152,6 +164,7 @@ static void plan_attempt(const struct scene *scene)
     struct effect *effect = scene_effect(scene, EFFECT_LAUNCH);
     effect->attempt = number;
     text_copy(effect->nonce, sizeof effect->nonce, nonce);
+    text_copy(effect->token, sizeof effect->token, token);
     effect->ranks = run->facts.ranks;
     collect_applied(scene, effect);
     effect->set_aside = run->aside;

@@ -112,7 +112,7 @@ struct event_unlaunched {
 };
 
 struct event_tick {
-    uint64_t random[2]; /* the nonce of an attempt that this tick may plan */
+    uint64_t random[4]; /* the nonce and the token of an attempt that this tick may plan */
 };
 
 struct event {
@@ -156,6 +156,10 @@ void coordinator_apply(struct coordinator *coordinator, const struct record *rec
 /* For store_load: takes over a run (heap memory with all it owns) as the store has it. In order of
  * numbers. */
 void coordinator_restore(struct coordinator *coordinator, struct run *run, uint64_t now_ms);
+
+/* Whether `token` is that of the attempt, an earlier one's too: who shows it may send that attempt's reports. */
+bool coordinator_admits(const struct coordinator *coordinator, const char *run_id, uint32_t attempt,
+                        const char *token);
 
 /* NULL, or the words for the first invariant that does not hold. */
 const char *coordinator_check(const struct coordinator *coordinator);

@@ -108,6 +108,9 @@ static void apply_attempt_planned(struct coordinator *coordinator, struct run *r
                                     .planned_ms = record->time_ms,
                                     .ranks = memory_zeroed(run->facts.ranks, sizeof(struct rank))};
     text_copy(run->attempt.nonce, sizeof run->attempt.nonce, record->attempt_planned.nonce);
+    run->tokens = memory_grow(run->tokens, record->attempt * sizeof run->tokens[0]);
+    text_copy(run->tokens[record->attempt - 1], sizeof run->tokens[0],
+              record->attempt_planned.token);
 }
 
 static void apply_attempt_launched(struct coordinator *coordinator, struct run *run,

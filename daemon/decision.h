@@ -36,6 +36,7 @@ struct effect {
     const char *text, *resolved;
     /* EFFECT_LAUNCH */
     char nonce[NONCE_SIZE];
+    char token[TOKEN_SIZE];
     uint32_t ranks;
     const struct order
         *applied; /* (applied_count), orders that changed the weights, by step, then id */

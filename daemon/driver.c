@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/environment.h"
 #include "daemon/memory.h"
 #include "daemon/response.h"
 #include "daemon/spool.h"
@@ -94,8 +95,8 @@ static enum status ensure_job(const struct driver *driver, uint64_t run, const c
     return status;
 }
 
-static enum status write_plan(const struct driver *driver, const struct effect *effect,
-                              const struct launch_order *order, struct fault *fault)
+static enum status write_plan(const struct effect *effect, const struct launch_order *order,
+                              struct fault *fault)
 {
     Performer__AppliedOrder *applied = memory_zeroed(effect->applied_count, sizeof *applied);
     Performer__AppliedOrder **applied_list =
@@ -111,7 +112,6 @@ static enum status write_plan(const struct driver *driver, const struct effect *
     plan.run = (char *)effect->run_id;
     plan.attempt = effect->attempt;
     plan.nonce = (char *)effect->nonce;
-    plan.url = (char *)driver->url;
     plan.ranks = effect->ranks;
     plan.directory = (char *)order->run_directory;
     plan.n_applied = effect->applied_count;
@@ -141,10 +141,12 @@ static enum status prepare_attempt(const struct driver *driver, const struct eff
                       sizeof order->attempt_directory);
     text_copy(order->nonce, sizeof order->nonce, effect->nonce);
     order->ranks = effect->ranks;
+    const struct environment environment = {.url = driver->url, .token = effect->token};
 
     enum status status = ensure_job(driver, effect->run, effect->run_id, fault);
     if (status == ST_OK) status = make_directories(order->attempt_directory, fault);
-    if (status == ST_OK) status = write_plan(driver, effect, order, fault);
+    if (status == ST_OK) status = write_plan(effect, order, fault);
+    if (status == ST_OK) status = environment_write(order->attempt_directory, &environment, fault);
     if (status == ST_OK) status = write_text(order->run_directory, "fence", effect->nonce, fault);
     return status;
 }

@@ -8,7 +8,7 @@
  *  2. launcher.json, durable: from here on a daemon can find and end this process;
  *  3. the fence is read. A daemon raises a new fence first and looks for launcher.json afterwards, so of two
  *     attempts that cross, at least one sees the other;
- *  4. the command. It gets SIGKILL when this process dies; TERM and INT are passed on to it;
+ *  4. the command, with attempt-A/environment in its own. It gets SIGKILL when this process dies; TERM and INT are passed on to it;
  *  5. orphans: what the command left behind becomes our child. It has a moment to end, then SIGKILL;
  *  6. exit.json, durable: nothing of this attempt runs on this machine any more.
  */
@@ -27,6 +27,7 @@
 
 #include <jansson.h>
 
+#include "daemon/environment.h"
 #include "daemon/process.h"
 #include "proto/durable.h"
 #include "proto/logline.h"
@@ -238,6 +239,7 @@ static enum status launch_attempt(const struct launch *launch, struct ending *en
 
     struct fault reason;
     status = check_fence(launch, &reason);
+    if (status == ST_OK) status = environment_load(launch->directory, &reason);
     if (status == ST_OK) status = run(launch, ending, &reason);
     if (status != ST_OK) {
         log_error("launch-failed", "%s", reason.text);

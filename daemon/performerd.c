@@ -21,6 +21,7 @@
 #include "daemon/launch_local.h"
 #include "daemon/options.h"
 #include "daemon/query.h"
+#include "daemon/response.h"
 #include "proto/durable.h"
 #include "proto/logline.h"
 
@@ -85,6 +86,10 @@ static Performer__Response *answer(void *context, const Performer__Request *requ
         tick_soon(daemon); /* there may be something to begin */
         return driver_answer(&daemon->driver, request);
     case PERFORMER__REQUEST__BODY_REPORT:
+        if (!coordinator_admits(&daemon->coordinator, request->report->run,
+                                request->report->attempt, request->token))
+            return response_refuse(ST_NOT_PERMITTED,
+                                   "a report with a token that is not its attempt's");
         return driver_answer(&daemon->driver, request);
     default:
         return answer_question(daemon, request);

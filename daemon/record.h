@@ -54,6 +54,7 @@ struct record_stop_requested {
 
 struct record_attempt_planned {
     const char *nonce;
+    const char *token; /* of its reports */
 };
 
 struct record_attempt_launched {

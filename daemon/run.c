@@ -119,6 +119,7 @@ void run_free(struct run *run)
     if (!run) return;
     free(run->after);
     free(run->attempt.ranks);
+    free(run->tokens);
     free(run->orders);
     free(run->draws);
     free(run);

@@ -24,6 +24,7 @@ enum {
     RUN_ORDERS_MAX = 1024, /* of all kinds, in the life of a run */
     RUN_DRAWS_MAX = 64,    /* newest draws whose hashes are compared */
     NONCE_SIZE = 33,       /* 128 bits in hex */
+    TOKEN_SIZE = 33,       /* the same */
     HOST_SIZE = 65,
     PHASE_SIZE = 24,
     HASH_SIZE = 33,
@@ -135,8 +136,9 @@ struct run {
     uint64_t saved_step;           /* of the furthest checkpoint there ever was */
     uint64_t aside[RUN_ASIDE_MAX]; /* (aside_count) steps of checkpoints that attempts pass over */
     size_t aside_count;
-    struct attempt attempt; /* the newest */
-    struct order *orders;   /* (order_count), by id */
+    struct attempt attempt;     /* the newest */
+    char (*tokens)[TOKEN_SIZE]; /* (attempt.number): of the reports of attempt 1, 2, ... */
+    struct order *orders;       /* (order_count), by id */
     size_t order_count;
     struct draw *draws; /* (draw_count), by draw; none once the run is final */
     size_t draw_count;

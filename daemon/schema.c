@@ -172,4 +172,6 @@ static const char fifth[] =
     "ALTER TABLE attempts RENAME COLUMN crash TO counted;"
     "ALTER TABLE attempts ADD COLUMN progressed INTEGER NOT NULL DEFAULT 0;";
 
-const char *const schema_migrations[] = {first, second, third, fourth, fifth, NULL};
+static const char sixth[] = "ALTER TABLE attempts ADD COLUMN token TEXT NOT NULL DEFAULT '';";
+
+const char *const schema_migrations[] = {first, second, third, fourth, fifth, sixth, NULL};

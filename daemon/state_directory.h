@@ -7,7 +7,7 @@
  *
  *   STATE/lock  performerd.db  performerd.log (of a daemon in the background)
  *   RUNS/ID/job.toml  resolved.toml  fence  checkpoints/
- *   RUNS/ID/attempt-A/plan  launcher.json  launcher.log  exit.json  rank-R.log  rank-R.end.json  rank-R.spool
+ *   RUNS/ID/attempt-A/plan  environment  launcher.json  launcher.log  exit.json  rank-R.log  rank-R.end.json  rank-R.spool
  */
 
 #include <stddef.h>

@@ -26,7 +26,7 @@
                 " WHERE number = ?1 AND state = ?6")                                               \
     Q(STOP_RUN, "UPDATE runs SET stop = ?2 WHERE number = ?1")                                     \
     Q(INSERT_ATTEMPT,                                                                              \
-      "INSERT INTO attempts (run, number, nonce, planned_ms) VALUES (?1, ?2, ?3, ?4)")             \
+      "INSERT INTO attempts (run, number, nonce, planned_ms, token) VALUES (?1, ?2, ?3, ?4, ?5)")  \
     Q(LAUNCH_ATTEMPT,                                                                              \
       "UPDATE attempts SET pid = ?3, pid_start_time = ?4 WHERE run = ?1 AND number = ?2")          \
     Q(END_ATTEMPT, "UPDATE attempts SET ended = 1, ended_ms = ?3, cause = ?4, counted = ?5,"       \
@@ -84,6 +84,7 @@
                       " WHERE run = ?1 ORDER BY number DESC LIMIT 1")                              \
     Q(SPENT, "SELECT cause, count(*) FROM attempts WHERE run = ?1 AND counted = 1 GROUP BY cause") \
     Q(ASIDE, "SELECT step FROM checkpoints WHERE run = ?1 AND verdict = ?2 ORDER BY step")         \
+    Q(TOKENS, "SELECT token FROM attempts WHERE run = ?1 ORDER BY number")                         \
     Q(RANKS, "SELECT rank, sequence, started, host FROM ranks WHERE run = ?1 AND attempt = ?2")    \
     Q(ORDERS, "SELECT id, kind, state, step, requested_ms FROM orders WHERE run = ?1 ORDER BY id") \
     Q(DRAWS, "SELECT * FROM (SELECT draw, step, order_id, hash, agreed, why, attempt FROM"         \
@@ -535,7 +536,8 @@ static enum status store_attempt_planned(struct store *store, const struct recor
                                          struct fault *fault)
 {
     return execute(store, SQL_INSERT_ATTEMPT, fault, count(record->run), count(record->attempt),
-                   text(record->attempt_planned.nonce), count(record->time_ms));
+                   text(record->attempt_planned.nonce), count(record->time_ms),
+                   text(record->attempt_planned.token));
 }
 
 static enum status store_attempt_launched(struct store *store, const struct record *record,
@@ -832,6 +834,23 @@ static enum status load_ranks(struct store *store, struct run *run, struct fault
     return status;
 }
 
+static enum status load_tokens(struct store *store, struct run *run, struct fault *fault)
+{
+    sqlite3_stmt *row = NULL;
+    uint32_t number = 0;
+    enum status status = begin_query(store, SQL_TOKENS, &row, fault, count(run->number));
+    if (status != ST_OK) return status;
+    run->tokens = memory_zeroed(run->attempt.number, sizeof run->tokens[0]);
+    while (next_row(store, row, &status, fault)) {
+        if (number == run->attempt.number) {
+            finish(row);
+            return bad_row(run, "it has an attempt too many", fault);
+        }
+        text_copy(run->tokens[number++], sizeof run->tokens[0], column_text(row, 0));
+    }
+    return status;
+}
+
 static enum status load_attempt(struct store *store, struct run *run, struct fault *fault)
 {
     sqlite3_stmt *row = NULL;
@@ -855,7 +874,8 @@ static enum status load_attempt(struct store *store, struct run *run, struct fau
     if (status != ST_OK || attempt->number == 0) return status;
     if (!known_cause) return bad_row(run, "the cause of its attempt's end is none", fault);
     attempt->ranks = memory_zeroed(run->facts.ranks, sizeof *attempt->ranks);
-    return load_ranks(store, run, fault);
+    status = load_tokens(store, run, fault);
+    return status == ST_OK ? load_ranks(store, run, fault) : status;
 }
 
 static enum status load_spent(struct store *store, struct run *run, struct fault *fault)

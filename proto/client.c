@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "proto/credentials.h"
 #include "proto/wire.h"
 
 enum {
@@ -21,6 +22,7 @@ enum {
 
 struct client {
     char *url;
+    struct credentials credentials;
     nng_socket socket;
     nng_aio *aio;
     pthread_mutex_t lock;
@@ -90,10 +92,13 @@ static void lock_init(struct client *client)
     pthread_mutex_init(&client->lock, NULL);
 }
 
-static void lock_fini(struct client *client)
+static void client_free(struct client *client)
 {
     pthread_cond_destroy(&client->connected);
     pthread_mutex_destroy(&client->lock);
+    credentials_free(&client->credentials);
+    free(client->url);
+    free(client);
 }
 
 /* True as soon as a connection is up, false when none is until then. */
@@ -132,6 +137,11 @@ enum status client_open(const char *url, struct client **client, struct fault *f
     struct client *opened = calloc(1, sizeof *opened);
     if (!opened) return fault_set(fault, ST_NO_MEMORY, "no memory for a connection to %s", url);
     lock_init(opened);
+    enum status status = credentials_load(&opened->credentials, fault);
+    if (status != ST_OK) {
+        client_free(opened);
+        return status;
+    }
     opened->url = strdup(url);
     int error = opened->url ? nng_aio_alloc(&opened->aio, NULL, NULL) : NNG_ENOMEM;
     if (error != 0) goto free_client;
@@ -148,9 +158,7 @@ close_socket:
 free_aio:
     nng_aio_free(opened->aio);
 free_client:
-    lock_fini(opened);
-    free(opened->url);
-    free(opened);
+    client_free(opened);
     return fault_set(fault, status_from_nng(error),
                      "cannot use %.200s as the URL of performerd (%s): write ipc:///PATH or "
                      "tcp://HOST:PORT",
@@ -263,7 +271,9 @@ enum status client_call(struct client *client, Performer__Request *request, int 
                         Performer__Response **response, struct fault *fault)
 {
     nng_msg *message;
+    request->token = client->credentials.token;
     enum status status = request_message(request, &message, fault);
+    request->token = (char *)protobuf_c_empty_string;
     if (status != ST_OK) return status;
     /* A context for each request: when it is closed, an answer that comes too late is nobody's. */
     nng_ctx context;
@@ -295,21 +305,13 @@ void client_close(struct client *client)
     if (!client) return;
     nng_close(client->socket);
     nng_aio_free(client->aio);
-    lock_fini(client);
-    free(client->url);
-    free(client);
-}
-
-static const char *environment(const char *name)
-{
-    const char *value = getenv(name);
-    return value && value[0] != '\0' ? value : NULL;
+    client_free(client);
 }
 
 void client_default_url(char *url, size_t size)
 {
-    const char *given = environment("PERFORMERD_URL");
-    const char *runtime = environment("XDG_RUNTIME_DIR");
+    const char *given = environment_variable("PERFORMERD_URL");
+    const char *runtime = environment_variable("XDG_RUNTIME_DIR");
     if (given) {
         snprintf(url, size, "%s", given);
     } else if (runtime) {
@@ -323,8 +325,8 @@ void client_default_url(char *url, size_t size)
 
 void default_state_directory(char *path, size_t size)
 {
-    const char *state = environment("XDG_STATE_HOME");
-    const char *home = environment("HOME");
+    const char *state = environment_variable("XDG_STATE_HOME");
+    const char *home = environment_variable("HOME");
     if (state)
         snprintf(path, size, "%s/performerd", state);
     else

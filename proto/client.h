@@ -11,7 +11,8 @@
 
 struct client;
 
-/* Makes a socket; the daemon need not be there yet. The client is the caller's, to be closed. */
+/* Makes a socket; the daemon need not be there yet. What it shows of itself comes from the environment
+ * (proto/credentials.h). The client is the caller's, to be closed. */
 enum status client_open(const char *url, struct client **client, struct fault *fault);
 
 /*

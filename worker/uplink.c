@@ -69,7 +69,7 @@ struct uplink {
     int64_t reported_ms;
 
     /* the thread's own */
-    bool silenced; /* nothing more is sent: fenced, or the daemon knows no such run */
+    bool silenced; /* nothing more is sent: fenced, or the daemon does not know us */
     int64_t retry_ms;
     int backoff_ms;
     unsigned jitter;
@@ -214,7 +214,8 @@ static void complain(struct uplink *uplink, enum status status, const struct fau
 static void call_failed(struct uplink *uplink, enum status status, const struct fault *fault)
 {
     complain(uplink, status, fault);
-    if (status == ST_NOT_FOUND || status == ST_FENCED) uplink->silenced = true;
+    if (status == ST_NOT_PERMITTED || status == ST_NOT_FOUND || status == ST_FENCED)
+        uplink->silenced = true;
     if (status == ST_FENCED) {
         pthread_mutex_lock(&uplink->lock);
         uplink->fenced = true;
@@ -348,16 +349,17 @@ static void identity_set(struct uplink *uplink, const Performer__Plan *plan, uin
 enum status uplink_open(const Performer__Plan *plan, uint32_t rank, struct uplink **uplink,
                         struct fault *fault)
 {
-    char directory[4096], spool[4096 + 32];
+    char directory[4096], spool[4096 + 32], url[512];
     snprintf(directory, sizeof directory, "%s/attempt-%u", plan->directory, plan->attempt);
     snprintf(spool, sizeof spool, "%s/rank-%u.spool", directory, rank);
     enum status status = make_directories(directory, fault);
     if (status != ST_OK) return status;
     struct uplink *opened = calloc(1, sizeof *opened);
     if (!opened) return fault_set(fault, ST_NO_MEMORY, "open the uplink: out of memory");
+    client_default_url(url, sizeof url);
     lock_init(opened);
     identity_set(opened, plan, rank);
-    status = client_open(plan->url, &opened->client, fault);
+    status = client_open(url, &opened->client, fault);
     if (status != ST_OK) goto free_uplink;
     /* All that the training thread will need, now. */
     status = report_items_reserve(&opened->queued, ROWS_MAX);

@@ -634,6 +634,32 @@ Test(report, of_another_attempt_is_fenced)
     stage_fini(&stage);
 }
 
+/* An attempt that is over too: its ranks must be told that they are fenced. */
+Test(report, is_admitted_by_the_token_of_its_own_attempt)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    char first[TOKEN_SIZE], second[TOKEN_SIZE];
+    strcpy(first, stage_run(&stage)->tokens[0]);
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "wait 1000");
+    strcpy(second, stage_run(&stage)->tokens[1]);
+    cr_assert_eq(strlen(first), 32);
+    cr_assert_str_neq(first, second);
+    cr_assert_str_neq(second, stage_run(&stage)->attempt.nonce);
+    const struct coordinator *coordinator = &stage.coordinator;
+    cr_assert(coordinator_admits(coordinator, "r1", 1, first));
+    cr_assert(coordinator_admits(coordinator, "r1", 2, second));
+    cr_assert_not(coordinator_admits(coordinator, "r1", 2, first));
+    cr_assert_not(coordinator_admits(coordinator, "r1", 0, first));
+    cr_assert_not(coordinator_admits(coordinator, "r1", 3, second));
+    cr_assert_not(coordinator_admits(coordinator, "r2", 1, first));
+    cr_assert_not(coordinator_admits(coordinator, "r1", 1, ""));
+    first[31] ^= 1;
+    cr_assert_not(coordinator_admits(coordinator, "r1", 1, first));
+    stage_fini(&stage);
+}
+
 Test(report, is_taken_once)
 {
     struct stage stage;

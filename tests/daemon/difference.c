@@ -17,6 +17,8 @@ static const char *attempts_differ(const struct run *a, const struct run *b)
     DIFFER(x->counted != y->counted || x->progressed != y->progressed, "count of attempt");
     DIFFER(x->pid != y->pid || x->pid_start_time != y->pid_start_time, "pid");
     DIFFER(x->planned_ms != y->planned_ms, "time of plan");
+    for (uint32_t i = 0; i < x->number; i++)
+        DIFFER(strcmp(a->tokens[i], b->tokens[i]) != 0, "token");
     DIFFER(!x->ranks != !y->ranks, "ranks");
     for (uint32_t r = 0; x->ranks && r < a->facts.ranks; r++) {
         DIFFER(x->ranks[r].sequence != y->ranks[r].sequence, "sequence");

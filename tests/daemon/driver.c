@@ -63,12 +63,21 @@ Test(driver, a_run_from_submit_to_success)
     Performer__Plan *plan = performer__plan__unpack(NULL, length, (uint8_t *)bytes);
     cr_assert_not_null(plan);
     cr_assert_str_eq(plan->run, "r1");
-    cr_assert_str_eq(plan->url, "ipc:///nowhere");
     cr_assert_str_eq(plan->nonce, workshop.order.nonce);
     cr_assert_str_eq(plan->directory, workshop.order.run_directory);
     cr_assert_eq(plan->ranks, 2);
     performer__plan__free_unpacked(plan, NULL);
     free(bytes);
+
+    char expected[256];
+    struct stat about;
+    const char *token = coordinator_run(&workshop.coordinator, run)->tokens[0];
+    snprintf(expected, sizeof expected, "PERFORMERD_URL=ipc:///nowhere\nPERFORMERD_TOKEN=%s\n",
+             token);
+    cr_assert_str_eq(state_file("r1/attempt-1/environment"), expected);
+    cr_assert_eq(
+        stat(scratch_path(&workshop.scratch, "state/runs/r1/attempt-1/environment"), &about), 0);
+    cr_assert_eq(about.st_mode & 0777, 0600);
 
     workshop_report(&workshop, 0, 1, 5);
     state_is(run, RUN_RUNNING);

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "daemon/environment.h"
 #include "daemon/process.h"
 #include "tests/daemon/scratch.h"
 
@@ -17,7 +18,9 @@ static struct scratch run;
 static void setup(void)
 {
     run = scratch_new();
+    const struct environment environment = {.url = "ipc:///a b/c=d", .token = "secret"};
     scratch_mkdir(&run, "attempt-1");
+    cr_assert_eq(environment_write(scratch_path(&run, "attempt-1"), &environment, NULL), ST_OK);
     scratch_write(&run, "fence", nonce);
 }
 
@@ -102,6 +105,30 @@ Test(launch, a_normal_end)
     char expected[100];
     snprintf(expected, sizeof expected, "out\nerr\n%s\n", nonce);
     cr_assert_str_eq(scratch_read(&run, "attempt-1/launcher.log"), expected);
+}
+
+Test(launch, the_command_finds_the_attempts_environment)
+{
+    setenv("PERFORMERD_URL", "ipc:///of/the/daemon's", 1);
+    cr_assert_eq(end_of(launch("echo \"$PERFORMERD_URL $PERFORMERD_TOKEN\"")), 0);
+    cr_assert_str_eq(scratch_read(&run, "attempt-1/launcher.log"), "ipc:///a b/c=d secret\n");
+}
+
+Test(launch, no_command_runs_without_an_environment_that_can_be_read)
+{
+    scratch_write(&run, "attempt-1/environment", "PERFORMERD_URL=x\nwhat\n");
+    cr_assert_eq(end_of(launch("touch ran")), 126);
+    cr_assert_eq(number_of("attempt-1/exit.json", "exit_code"), 126);
+    cr_assert(strstr(scratch_read(&run, "attempt-1/launcher.log"), "KEY=VALUE"));
+    cr_assert_neq(access("ran", F_OK), 0);
+}
+
+Test(launch, an_environment_holds_no_newlines)
+{
+    const struct environment environment = {.url = "ipc:///a\nPATH=b"};
+    struct fault fault;
+    cr_assert_eq(environment_write(scratch_path(&run, "attempt-1"), &environment, &fault),
+                 ST_INVALID);
 }
 
 Test(launch, a_killed_command)

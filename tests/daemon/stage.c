@@ -118,7 +118,8 @@ const struct answer *stage_report(struct stage *stage, const Performer__Report *
 static const struct answer *tick(struct stage *stage)
 {
     uint32_t attempt = stage_run(stage) ? stage_run(stage)->attempt.number : 0;
-    struct event event = {.kind = EVENT_TICK, .tick = {.random = {stage->random++, 42}}};
+    uint64_t chance = stage->random++;
+    struct event event = {.kind = EVENT_TICK, .tick = {.random = {chance, 42, chance, 43}}};
     const struct answer *answer = stage_send(stage, event);
     if (stage_run(stage) && stage_run(stage)->attempt.number != attempt)
         memset(stage->sequence, 0, sizeof stage->sequence);

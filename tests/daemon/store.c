@@ -452,7 +452,10 @@ Test(commit, is_all_or_nothing)
         {.kind = RECORD_NOTED,
          .run = 1,
          .noted = {.note = NOTE_RUNNING, .text = "the first of two"}},
-        {.kind = RECORD_ATTEMPT_PLANNED, .run = 1, .attempt = 1, .attempt_planned = {"nonce"}},
+        {.kind = RECORD_ATTEMPT_PLANNED,
+         .run = 1,
+         .attempt = 1,
+         .attempt_planned = {"nonce", "token"}},
     };
     struct fault fault;
     cr_assert_eq(store_commit(stage.store, "test", records, 2, &fault), ST_INTERNAL,
@@ -480,7 +483,10 @@ Test(commit, a_metric_name_that_was_rolled_back_is_made_again)
          .run = 1,
          .attempt = 1,
          .report_taken = {.sequence = 1, .metric_count = 1, .metrics = rows}},
-        {.kind = RECORD_ATTEMPT_PLANNED, .run = 1, .attempt = 1, .attempt_planned = {"nonce"}},
+        {.kind = RECORD_ATTEMPT_PLANNED,
+         .run = 1,
+         .attempt = 1,
+         .attempt_planned = {"nonce", "token"}},
     };
     cr_assert_eq(store_commit(stage.store, "test", records, 2, NULL), ST_INTERNAL);
     cr_assert_eq(store_commit(stage.store, "test", records, 1, NULL), ST_OK);
@@ -696,7 +702,7 @@ Test(foreign, an_older_schema_is_brought_up_to_date, .init = make_database,
             "ALTER TABLE runs DROP COLUMN fruitless; ALTER TABLE runs DROP COLUMN stillborn;"
             "ALTER TABLE runs DROP COLUMN stillborn_step;"
             "ALTER TABLE runs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;"
-            "ALTER TABLE attempts DROP COLUMN progressed;"
+            "ALTER TABLE attempts DROP COLUMN progressed; ALTER TABLE attempts DROP COLUMN token;"
             "ALTER TABLE attempts RENAME COLUMN counted TO crash;"
             "UPDATE attempts SET ended = 1, crash = 1, cause = 'LOST' WHERE run = 1 AND number = 1;"
             "UPDATE runs SET state = 'RESTARTING' WHERE number = 1; PRAGMA user_version = 1;"

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/environment.h"
 #include "daemon/memory.h"
 #include "proto/durable.h"
 #include "tests/sim/ledger.h"
@@ -60,6 +61,7 @@ struct gang {
     uint32_t attempt, rank_count;
     char directory[LAUNCHER_PATH_MAX], run_directory[LAUNCHER_PATH_MAX];
     char nonce[64];
+    const char *token;
     enum gang_phase {
         GANG_SPAWNED, /* performer-launch has not written launcher.json */
         GANG_LAUNCHED,
@@ -379,6 +381,7 @@ static void deliver(struct rank *rank)
     network_send(&(struct request){.kind = REQUEST_REPORT,
                                    .report = world_copy(entry->packed, entry->length),
                                    .report_length = entry->length,
+                                   .token = rank->gang->token,
                                    .who = rank,
                                    .answered = answered,
                                    .number = rank->call});
@@ -649,6 +652,16 @@ static void read_plan(struct gang *gang)
     orders_init(&gang->orders, &gang->job->spec, gang->replay, gang->plan->n_applied);
 }
 
+/* As performer-launch does, which then lets its ranks inherit it. */
+static void read_environment(struct gang *gang)
+{
+    struct fault fault;
+    unsetenv("PERFORMERD_TOKEN");
+    if (environment_load(gang->directory, &fault) != ST_OK || !getenv("PERFORMERD_TOKEN"))
+        world_violation("%s: launched without an environment", gang->directory);
+    gang->token = world_copy(getenv("PERFORMERD_TOKEN"), strlen(getenv("PERFORMERD_TOKEN")) + 1);
+}
+
 static bool is_set_aside(const struct gang *gang, uint64_t step)
 {
     for (size_t i = 0; i < gang->plan->n_set_aside; i++)
@@ -714,6 +727,7 @@ static void gang_trains(struct gang *gang)
 {
     gang->phase = GANG_TRAINS;
     read_plan(gang);
+    read_environment(gang);
     gang->ranks = world_memory(gang->rank_count * sizeof *gang->ranks);
     for (uint32_t r = 0; r < gang->rank_count; r++) rank_begins(gang, r);
     bool deadly = resume(gang);

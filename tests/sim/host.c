@@ -1,5 +1,6 @@
 #include "tests/sim/host.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -233,6 +234,9 @@ static Performer__Response *ask_driver(const struct request *request, Performer_
         message.act = &act;
         break;
     case REQUEST_REPORT:
+        if (!coordinator_admits(&host.coordinator, report->run, report->attempt, request->token))
+            world_violation("%s: a report of attempt %" PRIu32 " is not admitted", report->run,
+                            report->attempt);
         message.body_case = PERFORMER__REQUEST__BODY_REPORT;
         message.report = report;
         break;

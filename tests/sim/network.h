@@ -34,6 +34,7 @@ struct request {
     /* a report, packed */
     const uint8_t *report;
     size_t report_length;
+    const char *token; /* that the rank found in its environment */
     /* who asked, and how to tell the answer: not at all, once, or twice. `number` is the asker's. */
     void *who;
     void (*answered)(void *who, uint64_t number, const struct reply *reply);

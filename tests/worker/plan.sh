@@ -12,7 +12,7 @@ run() {
 }
 
 attempt() { # NAME ATTEMPT RANKS
-    "${mpirun[@]}" -np "$3" "$worker" --plan "$work/$1/attempt-$2/plan"
+    PERFORMERD_URL=ipc://$work/nobody.sock "${mpirun[@]}" -np "$3" "$worker" --plan "$work/$1/attempt-$2/plan"
 }
 
 end_of() { jq -r "$3" "$work/$1/rank-$2.end.json"; }

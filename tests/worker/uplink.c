@@ -43,7 +43,7 @@ static void setup(void)
     plan.run = "r7";
     plan.attempt = 2;
     plan.nonce = "abc";
-    plan.url = url;
+    setenv("PERFORMERD_URL", url, 1);
     plan.directory = directory;
 }
 
@@ -410,7 +410,7 @@ Test(uplink, without_a_daemon_all_is_in_the_spool)
 Test(uplink, a_killed_rank_leaves_what_it_told)
 {
     pid_t rank;
-    char *arguments[] = {UPLINK_RANK, directory, url, NULL};
+    char *arguments[] = {UPLINK_RANK, directory, NULL};
     cr_assert_eq(posix_spawn(&rank, UPLINK_RANK, NULL, NULL, arguments, environ), 0);
     struct stat about = {0};
     off_t size = -1;
@@ -720,7 +720,7 @@ Test(uplink, a_spool_that_cannot_grow_loses_nothing_in_memory)
 Test(uplink, what_is_no_url_is_refused)
 {
     struct uplink *uplink = (void *)&plan;
-    plan.url = "nonsense";
+    setenv("PERFORMERD_URL", "nonsense", 1);
     cr_assert_neq(uplink_open(&plan, 1, &uplink, &fault), ST_OK);
     cr_assert(strstr(fault.text, "nonsense"), "%s", fault.text);
     cr_assert_eq(uplink, (void *)&plan);

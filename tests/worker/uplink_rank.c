@@ -1,4 +1,4 @@
-/* A rank that tells 500 steps and then hangs until it is killed: uplink_rank DIRECTORY URL. */
+/* A rank that tells 500 steps and then hangs until it is killed: uplink_rank DIRECTORY, with PERFORMERD_URL. */
 
 #include <stdio.h>
 #include <unistd.h>
@@ -7,13 +7,12 @@
 
 int main(int argc, char **argv)
 {
-    if (argc != 3) return 2;
+    if (argc != 2) return 2;
     Performer__Plan plan = PERFORMER__PLAN__INIT;
     plan.run = "r7";
     plan.attempt = 2;
     plan.nonce = "abc";
     plan.directory = argv[1];
-    plan.url = argv[2];
     struct uplink *uplink;
     struct fault fault;
     if (uplink_open(&plan, 1, &uplink, &fault) != ST_OK) {

@@ -1,5 +1,5 @@
 /*
- * Writes the plan of an attempt as a daemon would, and the fence, for a URL where nobody listens.
+ * Writes the plan of an attempt as a daemon would, and the fence.
  *
  * usage: write_plan RUN_DIRECTORY ATTEMPT NONCE RANKS [REDRAW_STEP...]; the redraws get the ids 101, 102, ...; the
  * checkpoint of step $SET_ASIDE, where that is set, is to be passed over
@@ -34,14 +34,12 @@ int main(int argc, char **argv)
         pointers[i] = &applied[i];
     }
 
-    char url[4096], path[4200];
-    snprintf(url, sizeof url, "ipc://%s/nobody.sock", argv[1]);
+    char path[4200];
     Performer__Plan plan = PERFORMER__PLAN__INIT;
     plan.run = "r1";
     plan.attempt = (uint32_t)atoi(argv[2]);
     plan.nonce = argv[3];
     plan.ranks = (uint32_t)atoi(argv[4]);
-    plan.url = url;
     plan.directory = argv[1];
     plan.n_applied = (size_t)(argc - 5);
     plan.applied = pointers;

@@ -1,0 +1,36 @@
+#ifndef DAEMON_ENVIRONMENT_H
+#define DAEMON_ENVIRONMENT_H
+
+/*
+ * RUN/attempt-A/environment: how the ranks of an attempt find the daemon, and prove whose they are. Lines KEY=VALUE, the
+ * value as it is up to the end of the line: no quotes, no escapes, no comments. It holds a secret, so its mode is 0600,
+ * and what it says is never on a command line and never in a log.
+ *
+ * Each launcher puts these variables into the environment of its ranks. performer-launch does it for mpirun on this machine
+ * (environment_load); a batch script does the same by
+ *
+ *     while IFS='=' read -r key value; do export "$key=$value"; done <RUN/attempt-A/environment
+ */
+
+#include "proto/status.h"
+
+/* V(member, key) */
+#define ENVIRONMENT(V)       \
+    V(url, "PERFORMERD_URL") \
+    V(token, "PERFORMERD_TOKEN")
+
+/* Texts are borrowed; NULL: the line is left out. */
+struct environment {
+#define ENVIRONMENT_MEMBER(member, key) const char *member;
+    ENVIRONMENT(ENVIRONMENT_MEMBER)
+#undef ENVIRONMENT_MEMBER
+};
+
+/* Durable. ST_INVALID: a value holds a newline. */
+enum status environment_write(const char *attempt_directory, const struct environment *environment,
+                              struct fault *fault);
+
+/* Sets the file's variables in this process; what they were before is replaced. */
+enum status environment_load(const char *attempt_directory, struct fault *fault);
+
+#endif
