@@ -2,11 +2,13 @@
 
 #include "cli/remote.h"
 #include "cli/report.h"
+#include "cli/request_key.h"
 #include "cli/verbs.h"
 
 struct wish {
     Performer__Action action;
-    const char *with_order;    /* what to say where the workers have something to do */
+    bool keyed;             /* a second one with its key changes nothing, so it may go once more */
+    const char *with_order; /* what to say where the workers have something to do */
     const char *without_order; /* and where they have not */
 };
 
@@ -29,16 +31,20 @@ static enum exit_code act(const struct invocation *invocation, const struct wish
     Performer__Act act = PERFORMER__ACT__INIT;
     Performer__Request request = PERFORMER__REQUEST__INIT;
     Performer__Response *response;
+    struct request_key key;
     struct remote remote;
     struct fault fault;
 
-    enum status status = remote_open(invocation, REMOTE_ANSWER_MS, &remote, &fault);
+    enum status status = request_key_make(&key, &fault);
+    if (status == ST_OK) status = remote_open(invocation, REMOTE_ANSWER_MS, &remote, &fault);
     if (status != ST_OK) return report_fault(invocation, &fault);
     act.run = (char *)invocation->argument;
     act.action = wish->action;
+    if (wish->keyed) act.key = key.text;
     request.body_case = PERFORMER__REQUEST__BODY_ACT;
     request.act = &act;
-    status = remote_call(&remote, &request, PERFORMER__RESPONSE__BODY_ACTED, &response, &fault);
+    status = (wish->keyed ? remote_call_keyed : remote_call)(
+        &remote, &request, PERFORMER__RESPONSE__BODY_ACTED, &response, &fault);
     remote_close(&remote);
     if (status != ST_OK) return report_fault(invocation, &fault);
     tell(invocation, response->acted, wish);
@@ -50,6 +56,7 @@ enum exit_code verb_cancel(const struct invocation *invocation)
 {
     static const struct wish wish = {
         PERFORMER__ACTION__ACTION_CANCEL,
+        false,
         "the ranks save a checkpoint at their next step edge, then end",
         "cancelled",
     };
@@ -60,8 +67,42 @@ enum exit_code verb_kill(const struct invocation *invocation)
 {
     static const struct wish wish = {
         PERFORMER__ACTION__ACTION_KILL,
+        false,
         "the ranks are being killed",
         "the ranks are being killed; nothing is saved",
+    };
+    return act(invocation, &wish);
+}
+
+enum exit_code verb_pause(const struct invocation *invocation)
+{
+    static const struct wish wish = {
+        PERFORMER__ACTION__ACTION_PAUSE,
+        false,
+        "the ranks save a checkpoint at their next step edge, then are free",
+        "paused",
+    };
+    return act(invocation, &wish);
+}
+
+enum exit_code verb_resume(const struct invocation *invocation)
+{
+    static const struct wish wish = {
+        PERFORMER__ACTION__ACTION_RESUME,
+        false,
+        "it queues again once its ranks have saved a checkpoint",
+        "it waits for its turn, or runs",
+    };
+    return act(invocation, &wish);
+}
+
+enum exit_code verb_requeue(const struct invocation *invocation)
+{
+    static const struct wish wish = {
+        PERFORMER__ACTION__ACTION_REQUEUE,
+        true,
+        "the ranks save a checkpoint at their next step edge, then it queues again",
+        "it waits for its turn, with a whole budget of restarts",
     };
     return act(invocation, &wish);
 }
@@ -70,6 +111,7 @@ enum exit_code verb_checkpoint(const struct invocation *invocation)
 {
     static const struct wish wish = {
         PERFORMER__ACTION__ACTION_CHECKPOINT,
+        false,
         "a checkpoint at the next step edge that all ranks agree on",
         "nothing to do",
     };
@@ -80,6 +122,7 @@ enum exit_code verb_redraw(const struct invocation *invocation)
 {
     static const struct wish wish = {
         PERFORMER__ACTION__ACTION_REDRAW,
+        false,
         "new features from the next step edge that all ranks agree on",
         "nothing to do",
     };
@@ -90,6 +133,7 @@ enum exit_code verb_evaluate(const struct invocation *invocation)
 {
     static const struct wish wish = {
         PERFORMER__ACTION__ACTION_EVALUATE,
+        false,
         "an evaluation at the next step edge that all ranks agree on",
         "nothing to do",
     };

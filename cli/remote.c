@@ -41,6 +41,16 @@ enum status remote_call(struct remote *remote, Performer__Request *request,
     return ST_OK;
 }
 
+enum status remote_call_keyed(struct remote *remote, Performer__Request *request,
+                              Performer__Response__BodyCase expected,
+                              Performer__Response **response, struct fault *fault)
+{
+    enum status status = remote_call(remote, request, expected, response, fault);
+
+    return status == ST_TIMED_OUT ? remote_call(remote, request, expected, response, fault)
+                                  : status;
+}
+
 enum status remote_describe(struct remote *remote, const char *run, Performer__Response **response,
                             struct fault *fault)
 {

@@ -28,6 +28,11 @@ enum status remote_call(struct remote *remote, Performer__Request *request,
                         Performer__Response__BodyCase expected, Performer__Response **response,
                         struct fault *fault);
 
+/* The same for a request that has a key. A time-out says nothing of whether the daemon took it, so it goes once more. */
+enum status remote_call_keyed(struct remote *remote, Performer__Request *request,
+                              Performer__Response__BodyCase expected,
+                              Performer__Response **response, struct fault *fault);
+
 /* response->run_detail of the run. */
 enum status remote_describe(struct remote *remote, const char *run, Performer__Response **response,
                             struct fault *fault);

@@ -1,50 +1,33 @@
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 #include "cli/job_file.h"
 #include "cli/remote.h"
 #include "cli/report.h"
+#include "cli/request_key.h"
 #include "cli/verbs.h"
 #include "cli/waiting.h"
 
-enum { KEY_BYTES = 16 };
-
-/* 128 bits of chance in hexadecimal: with the same key the daemon takes a job once, however often it comes. */
-static enum status key_make(char key[2 * KEY_BYTES + 1], struct fault *fault)
-{
-    unsigned char bytes[KEY_BYTES];
-
-    if (getrandom(bytes, sizeof bytes, 0) != (ssize_t)sizeof bytes)
-        return fault_errno(fault, errno, "could not make a random key");
-    for (int i = 0; i < KEY_BYTES; i++) snprintf(key + 2 * i, 3, "%02x", bytes[i]);
-    return ST_OK;
-}
-
-/* A time-out says nothing of whether the daemon took the job, so the same request goes once more. */
 static enum status submit_job(struct remote *remote, const struct job_file *job, char run[64],
                               struct fault *fault)
 {
     Performer__Submit submit = PERFORMER__SUBMIT__INIT;
     Performer__Request request = PERFORMER__REQUEST__INIT;
     Performer__Response *response;
-    char key[2 * KEY_BYTES + 1];
+    struct request_key key;
     char *resolved;
 
-    enum status status = key_make(key, fault);
+    enum status status = request_key_make(&key, fault);
     if (status != ST_OK) return status;
     status = jobspec_print(&job->spec, &resolved);
     if (status != ST_OK) return fault_set(fault, status, "could not print the resolved job file");
     submit.text = job->text;
     submit.resolved = resolved;
-    submit.key = key;
+    submit.key = key.text;
     request.body_case = PERFORMER__REQUEST__BODY_SUBMIT;
     request.submit = &submit;
-    status = remote_call(remote, &request, PERFORMER__RESPONSE__BODY_SUBMITTED, &response, fault);
-    if (status == ST_TIMED_OUT)
-        status =
-            remote_call(remote, &request, PERFORMER__RESPONSE__BODY_SUBMITTED, &response, fault);
+    status =
+        remote_call_keyed(remote, &request, PERFORMER__RESPONSE__BODY_SUBMITTED, &response, fault);
     if (status != ST_OK) goto free_resolved;
     snprintf(run, 64, "%s", response->submitted->run);
     response_free(response);

@@ -15,8 +15,8 @@
  *   1. a run's number is its place: runs[i]->number == i + 1; ids and orders are never used twice
  *   2. ranks of attempts that live are at most ranks_max (unless that was lowered between starts)
  *   3. a run has at most one attempt that lives; in STARTING, RUNNING, STOPPING and UNKNOWN one
- *   4. no more attempts than its restarts and one have ended by the causes of a budget
- *   5. an order is applied at one step; a final run has none pending
+ *   4. no more attempts than its restarts and one have ended by the causes of a budget since the newest requeue
+ *   5. an order is applied at one step; a final run has none pending, and one to stop only a run that is STOPPING
  *   6. sequence numbers of a rank grow
  *   7. a run comes after earlier ones alone, and has begun only where all of them have succeeded
  *
@@ -72,6 +72,7 @@ struct event_submit {
 struct event_act {
     const char *run; /* as a person names it */
     Performer__Action action;
+    const char *key; /* of a requeue; NULL or "": none */
 };
 
 struct event_report {

@@ -83,8 +83,8 @@ static void apply_run_moved(struct coordinator *coordinator, struct run *run,
     run->heard_ms = now_ms;
     if (moved->to == RUN_STARTING && run->started_ms == 0) run->started_ms = record->time_ms;
     if (moved->to == RUN_RESTARTING) run->due_ms = now_ms + back_off_ms(run);
-    if (!run_state_is_final(moved->to)) return;
-    run->ended_ms = record->time_ms;
+    run->ended_ms = run_state_is_final(moved->to) ? record->time_ms : 0;
+    if (moved->to != RUN_SUCCEEDED) return;
     free(run->draws); /* nothing will be compared with them any more */
     run->draws = NULL;
     run->draw_count = 0;
@@ -95,6 +95,16 @@ static void apply_stop_requested(struct coordinator *coordinator, struct run *ru
 {
     (void)coordinator, (void)now_ms;
     run->stop = record->stop_requested.stop;
+}
+
+static void apply_requeued(struct coordinator *coordinator, struct run *run,
+                           const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    memset(run->spent, 0, sizeof run->spent);
+    run->fruitless = run->stillborn = 0;
+    run->requeued_attempt = run->attempt.number;
+    text_copy(run->requeue_key, sizeof run->requeue_key, record->requeued.key);
 }
 
 static void apply_attempt_planned(struct coordinator *coordinator, struct run *run,
@@ -198,18 +208,12 @@ static void apply_order_requested(struct coordinator *coordinator, struct run *r
                                                      .requested_ms = record->time_ms};
 }
 
-static struct order *pending(struct run *run, uint64_t id)
-{
-    struct order *order = (struct order *)run_order(run, id);
-    assert(order && order->state == ORDER_PENDING);
-    return order;
-}
-
 static void apply_order_applied(struct coordinator *coordinator, struct run *run,
                                 const struct record *record, uint64_t now_ms)
 {
     (void)coordinator, (void)now_ms;
-    struct order *order = pending(run, record->order_applied.order);
+    struct order *order = (struct order *)run_order(run, record->order_applied.order);
+    assert(order && order->state != ORDER_APPLIED);
     order->state = ORDER_APPLIED;
     order->step = record->order_applied.step;
 }
@@ -218,7 +222,9 @@ static void apply_order_dropped(struct coordinator *coordinator, struct run *run
                                 const struct record *record, uint64_t now_ms)
 {
     (void)coordinator, (void)now_ms;
-    pending(run, record->order_dropped.order)->state = ORDER_DROPPED;
+    struct order *order = (struct order *)run_order(run, record->order_dropped.order);
+    assert(order && order->state == ORDER_PENDING);
+    order->state = ORDER_DROPPED;
 }
 
 static void insert_draw(struct run *run, const struct draw *draw)
@@ -241,7 +247,7 @@ static void apply_redrawn(struct coordinator *coordinator, struct run *run,
                           const struct record *record, uint64_t now_ms)
 {
     (void)coordinator, (void)now_ms;
-    if (run_state_is_final(run->state)) return;
+    if (run->state == RUN_SUCCEEDED) return;
     const struct record_redrawn *redrawn = &record->redrawn;
     for (size_t i = 0; i < run->draw_count; i++) {
         struct draw *known = &run->draws[i];
@@ -343,6 +349,9 @@ static const char *check_orders(const struct coordinator *coordinator, const str
         if (i > 0 && run->orders[i - 1].id >= order->id) return "orders are not in order of id";
         if (order->state == ORDER_PENDING && run_state_is_final(run->state))
             return "a final run has a pending order";
+        if (order->state == ORDER_PENDING && order->kind == PERFORMER__ORDER__KIND__STOP &&
+            run->state != RUN_STOPPING)
+            return "an order to stop is pending, and the run goes on";
         if (order->state != ORDER_APPLIED && order->step != 0)
             return "an order that was not applied has a step";
     }
@@ -384,8 +393,9 @@ static const char *check_attempt(const struct run *run)
 
 const char *coordinator_check_run(const struct coordinator *coordinator, const struct run *run)
 {
-    if (run->state == RUN_QUEUED && run->attempt.number > 0) return "a queued run has an attempt";
     if (run->state == RUN_STOPPING && run->stop == STOP_NONE) return "nobody asked it to stop";
+    if (run->state != RUN_STOPPING && !run_state_is_final(run->state) && run->stop != STOP_NONE)
+        return "it is to stop, and goes on";
     if (run_state_is_final(run->state) != (run->ended_ms != 0))
         return "a run has an end if and only if it is final";
     for (size_t i = 1; i < run->draw_count; i++)

@@ -49,6 +49,8 @@ static enum attempt_cause cause_in_context(const struct run *run, enum attempt_c
     if (run->stop == STOP_KILL && attempt_cause_restarts(cause)) return CAUSE_KILLED;
     if (run->stop != STOP_KILL && cause == CAUSE_KILLED) return CAUSE_CRASH;
     if (run->state != RUN_STOPPING && cause == CAUSE_CANCELLED) return CAUSE_CRASH;
+    bool goes_on = run->stop == STOP_PAUSE || run->stop == STOP_REQUEUE;
+    if (goes_on && cause == CAUSE_CANCELLED) return CAUSE_PAUSED;
     return cause;
 }
 
@@ -101,12 +103,13 @@ static enum run_state state_after(const struct run *run, const struct record_att
     enum attempt_cause cause = ended->cause;
     if (cause == CAUSE_FINISHED) return RUN_SUCCEEDED;
     if (run->stop == STOP_KILL || cause == CAUSE_CANCELLED) return RUN_CANCELLED;
-    if (run->state == RUN_STOPPING)
+    if (run->stop == STOP_CANCEL)
         return RUN_FAILED; /* the checkpoint that cancel promises is not there */
-    if (!attempt_cause_restarts(cause)) return RUN_FAILED;
-    if (!ended->counted) return RUN_RESTARTING;
-    if (spent_all(run, attempt_cause_budget(cause))) return RUN_FAILED;
-    return comes_no_further(ended) ? RUN_FAILED : RUN_RESTARTING;
+    if (cause != CAUSE_PAUSED && !attempt_cause_restarts(cause)) return RUN_FAILED;
+    if (ended->counted && spent_all(run, attempt_cause_budget(cause))) return RUN_FAILED;
+    if (ended->counted && comes_no_further(ended)) return RUN_FAILED;
+    if (run->stop == STOP_NONE) return RUN_RESTARTING;
+    return run->stop == STOP_PAUSE ? RUN_PAUSED : RUN_QUEUED;
 }
 
 static const char *used_up_words(const struct scene *scene, enum restart_budget budget,
@@ -131,7 +134,9 @@ static const char *end_words(const struct scene *scene, enum run_state next,
     if (next == RUN_SUCCEEDED)
         return decision_format(decision, "all %" PRIu64 " steps done", run->facts.steps);
     if (next == RUN_CANCELLED) return run->stop == STOP_KILL ? "killed" : text;
-    if (run->state == RUN_STOPPING)
+    if (next == RUN_PAUSED && ended->cause == CAUSE_PAUSED)
+        return decision_format(decision, "it goes on with `performerctl resume %s`", run->id);
+    if (run->state == RUN_STOPPING && ended->cause != CAUSE_PAUSED)
         return decision_format(decision, "it was to stop, but ended first: %s", text);
     if (next != RUN_FAILED || !ended->counted) return text;
     if (spent_all(run, budget)) return used_up_words(scene, budget, text);
@@ -169,17 +174,21 @@ static void end_attempt(const struct scene *scene, const struct evidence *eviden
     const struct evidence *clean = evidence_clean(scene->decision, evidence);
     enum attempt_cause cause = cause_in_context(run, evidence->cause);
     const char *text = clean->text[0] != '\0' ? clean->text : attempt_cause_words(cause);
-    struct record_attempt_ended ended =
-        end_counted(run, cause, counts && attempt_cause_restarts(cause));
+    struct record_attempt_ended ended = end_counted(
+        run, cause,
+        counts && attempt_cause_restarts(cause) && run->attempt.number > run->requeued_attempt);
     ended.evidence = clean;
     bool aside = sets_aside(run, &ended);
     enum run_state next = state_after(run, &ended);
 
     scene_record(scene, RECORD_ATTEMPT_ENDED)->attempt_ended = ended;
-    bool good = cause == CAUSE_FINISHED || cause == CAUSE_CANCELLED || cause == CAUSE_KILLED;
+    bool good = cause == CAUSE_FINISHED || cause == CAUSE_CANCELLED || cause == CAUSE_PAUSED ||
+                cause == CAUSE_KILLED;
     scene_note(scene, good ? NOTE_ATTEMPT_ENDED : NOTE_ATTEMPT_FAILED, run_step_now(run),
                "attempt %" PRIu32 ", %s: %s", run->attempt.number, attempt_cause_name(cause), text);
-    if (aside && next == RUN_RESTARTING) set_aside(scene, ended.stillborn_step);
+    if (aside && !run_state_is_final(next)) set_aside(scene, ended.stillborn_step);
+    if (next == RUN_PAUSED || next == RUN_QUEUED)
+        scene_record(scene, RECORD_STOP_REQUESTED)->stop_requested.stop = STOP_NONE;
     scene_move(scene, next, end_words(scene, next, &ended, text));
 }
 

@@ -127,12 +127,13 @@ static void hear_redrawn(const struct scene *scene, const Performer__Report *rep
                    report->rank, redrawn->draw, hash, told->step, known->hash, known->step);
 }
 
+/* One that was dropped as well: the attempt that applied it had died before it could tell, and a checkpoint has met it. */
 static void hear_order_applied(const struct scene *scene, const Performer__Report *report,
                                const Performer__Notice *told)
 {
     uint64_t id = told->order_applied->order;
     const struct order *order = run_order(scene->run, id);
-    if (order && order->state == ORDER_PENDING && !order_is_decided(scene, id)) {
+    if (order && order->state != ORDER_APPLIED && !order_is_decided(scene, id)) {
         scene_record(scene, RECORD_ORDER_APPLIED)->order_applied =
             (struct record_order_applied){.order = id, .step = told->step};
         scene_note(scene, NOTE_ORDER_APPLIED, told->step,

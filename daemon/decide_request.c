@@ -1,11 +1,19 @@
-/* What people want: a new run, an end, a checkpoint, a redraw, an evaluation. */
+/* What people want: a new run, an end, a pause, another turn, a checkpoint, a redraw, an evaluation. */
 
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/queue.h"
 #include "daemon/scene.h"
+
+static bool key_is_too_long(const struct scene *scene, const char *key)
+{
+    if (strlen(key) <= RUN_KEY_MAX) return false;
+    scene_answer(scene, ST_INVALID, "the key of a request has at most %d bytes", RUN_KEY_MAX);
+    return true;
+}
 
 /* ---- submit ---- */
 
@@ -15,6 +23,18 @@ static const struct run *run_by_key(const struct coordinator *coordinator, const
     for (size_t i = coordinator->run_count; i-- > 0;)
         if (strcmp(coordinator->runs[i]->key, key) == 0) return coordinator->runs[i];
     return NULL;
+}
+
+/* It would wait for ever. */
+static bool job_is_too_large(const struct scene *scene, const struct run_facts *facts)
+{
+    uint32_t ranks_max = scene->coordinator->ranks_max;
+    if (facts->ranks <= ranks_max) return false;
+    scene_answer(scene, ST_REFUSED,
+                 "the job wants %" PRIu32 " ranks and this daemon runs at most %" PRIu32
+                 " at once: lower resources.ranks, or start performerd with --max-ranks %" PRIu32,
+                 facts->ranks, ranks_max, facts->ranks);
+    return true;
 }
 
 /* In order, none twice. */
@@ -59,23 +79,13 @@ void decide_submit(const struct scene *scene)
     const struct event_submit *submit = &scene->event->submit;
     const struct run_facts *facts = submit->facts;
     const char *key = submit->key ? submit->key : "";
-    if (strlen(key) > RUN_KEY_MAX) {
-        scene_answer(scene, ST_INVALID, "the key of a submit has at most %d bytes", RUN_KEY_MAX);
-        return;
-    }
+    if (key_is_too_long(scene, key)) return;
     const struct run *earlier = run_by_key(scene->coordinator, key);
     if (earlier) {
         scene_answer_run(scene, earlier);
         return;
     }
-    if (facts->ranks > scene->coordinator->ranks_max) {
-        scene_answer(
-            scene, ST_REFUSED,
-            "the job wants %" PRIu32 " ranks and this daemon runs at most %" PRIu32
-            " at once: lower resources.ranks, or start performerd with --max-ranks %" PRIu32,
-            facts->ranks, scene->coordinator->ranks_max, facts->ranks);
-        return;
-    }
+    if (job_is_too_large(scene, facts)) return;
     struct record_run_submitted submitted = {
         .facts = facts, .key = key, .text = submit->text, .resolved = submit->resolved};
     if (!find_awaited(scene, &submitted)) return;
@@ -138,6 +148,24 @@ static bool run_waits(const struct run *run)
     return run->state == RUN_QUEUED || run->state == RUN_RESTARTING || run->state == RUN_PAUSED;
 }
 
+/* It saves a checkpoint and ends; what becomes of the run then may still be changed. */
+static void stop_attempt(const struct scene *scene, enum stop stop, const char *then)
+{
+    const struct run *run = scene->run;
+    if (run->stop != stop) request_stop(scene, stop);
+    if (run->state != RUN_STOPPING) {
+        request_order(scene, PERFORMER__ORDER__KIND__STOP);
+        scene_move(scene, RUN_STOPPING,
+                   decision_format(scene->decision, "it saves a checkpoint, then %s", then));
+        return;
+    }
+    const struct order *order = pending_order(run, PERFORMER__ORDER__KIND__STOP);
+    scene->decision->answer.order = order ? order->id : 0;
+    if (run->stop != stop)
+        scene_note(scene, NOTE_STOPPING, run_step_now(run), "as it was asked meanwhile, it then %s",
+                   then);
+}
+
 static void decide_cancel(const struct scene *scene)
 {
     if (stop_comes_late(scene)) return;
@@ -147,13 +175,8 @@ static void decide_cancel(const struct scene *scene)
                    scene->run->attempt.number == 0
                        ? "cancelled before it began"
                        : "cancelled while it waited for its next attempt");
-    } else if (scene->run->state == RUN_STOPPING) {
-        const struct order *stop = pending_order(scene->run, PERFORMER__ORDER__KIND__STOP);
-        scene->decision->answer.order = stop ? stop->id : 0;
-    } else {
-        request_stop(scene, STOP_CANCEL);
-        request_order(scene, PERFORMER__ORDER__KIND__STOP);
-        scene_move(scene, RUN_STOPPING, "cancelled: it saves a checkpoint, then ends");
+    } else if (scene->run->stop != STOP_KILL) {
+        stop_attempt(scene, STOP_CANCEL, "ends");
     }
 }
 
@@ -170,6 +193,87 @@ static void decide_kill(const struct scene *scene)
     if (scene->run->state != RUN_STOPPING) scene_move(scene, RUN_STOPPING, "killed");
     kill_attempt(scene); /* once more at each kill: the first signal may have come too early */
 }
+
+/* ---- pause, resume, requeue ---- */
+
+/* Where the run ends for good, or has had as many orders as a run takes. */
+static bool cannot_stop_and_go_on(const struct scene *scene, const char *verb)
+{
+    const struct run *run = scene->run;
+    if (run->stop == STOP_CANCEL || run->stop == STOP_KILL)
+        scene_answer(scene, ST_REFUSED, "%s is being %s: too late to %s", run->id,
+                     run->stop == STOP_KILL ? "killed" : "cancelled", verb);
+    else if (run->order_count >= RUN_ORDERS_MAX)
+        scene_answer(scene, ST_REFUSED, "%s has had %d orders, and a run takes no more", run->id,
+                     RUN_ORDERS_MAX);
+    else
+        return false;
+    return true;
+}
+
+static void decide_pause(const struct scene *scene)
+{
+    const struct run *run = scene->run;
+    if (run_state_is_final(run->state))
+        scene_answer(scene, ST_REFUSED, "%s has %s already: nothing to pause", run->id,
+                     run_state_name(run->state));
+    else if (run->state == RUN_PAUSED || cannot_stop_and_go_on(scene, "pause"))
+        return;
+    else if (run_waits(run))
+        scene_move(scene, RUN_PAUSED,
+                   decision_format(scene->decision,
+                                   "held before it began%s: `performerctl resume %s` queues it",
+                                   run->attempt.number > 0 ? " another attempt" : "", run->id));
+    else
+        stop_attempt(scene, STOP_PAUSE, "frees its ranks and waits to be resumed");
+}
+
+static void decide_resume(const struct scene *scene)
+{
+    const struct run *run = scene->run;
+    if (run_state_is_final(run->state))
+        scene_answer(scene, ST_REFUSED, "%s has %s already%s", run->id, run_state_name(run->state),
+                     run->state == RUN_SUCCEEDED ? "" : ": `performerctl requeue` begins it again");
+    else if (run->state == RUN_PAUSED)
+        scene_move(scene, RUN_QUEUED, "resumed");
+    else if (run->state == RUN_STOPPING && !cannot_stop_and_go_on(scene, "resume"))
+        stop_attempt(scene, STOP_REQUEUE, "queues again");
+}
+
+/* False: it has been answered why not. */
+static bool may_requeue(const struct scene *scene)
+{
+    const struct run *run = scene->run;
+    const struct run *awaited = queue_awaits(scene->coordinator, run);
+    if (run->state == RUN_SUCCEEDED)
+        scene_answer(scene, ST_REFUSED, "%s has SUCCEEDED already", run->id);
+    else if (awaited && run_state_is_final(awaited->state))
+        scene_answer(scene, ST_REFUSED, "%s comes after %s, which has %s: requeue that one first",
+                     run->id, awaited->id, run_state_name(awaited->state));
+    else
+        return !job_is_too_large(scene, &run->facts) &&
+               (run_state_is_final(run->state) || !cannot_stop_and_go_on(scene, "requeue"));
+    return false;
+}
+
+static void decide_requeue(const struct scene *scene)
+{
+    const struct run *run = scene->run;
+    const char *key = scene->event->act.key ? scene->event->act.key : "";
+    if (key_is_too_long(scene, key)) return;
+    if (key[0] != '\0' && strcmp(key, run->requeue_key) == 0) return;
+    if (!may_requeue(scene)) return;
+    scene_record(scene, RECORD_REQUEUED)->requeued.key = key;
+    if (run->state == RUN_QUEUED) return;
+    if (!run_state_is_final(run->state) && !run_waits(run)) {
+        stop_attempt(scene, STOP_REQUEUE, "queues again");
+        return;
+    }
+    if (run->stop != STOP_NONE) request_stop(scene, STOP_NONE);
+    scene_move(scene, RUN_QUEUED, "requeued, with a whole budget of restarts");
+}
+
+/* ---- orders ---- */
 
 /* Orders that need a training run: it must have begun, and not be ending. */
 static bool order_makes_sense(const struct scene *scene, Performer__Order__Kind kind)
@@ -226,6 +330,15 @@ void decide_act(const struct scene *scene)
         return;
     case PERFORMER__ACTION__ACTION_KILL:
         decide_kill(&known);
+        return;
+    case PERFORMER__ACTION__ACTION_PAUSE:
+        decide_pause(&known);
+        return;
+    case PERFORMER__ACTION__ACTION_RESUME:
+        decide_resume(&known);
+        return;
+    case PERFORMER__ACTION__ACTION_REQUEUE:
+        decide_requeue(&known);
         return;
     case PERFORMER__ACTION__ACTION_CHECKPOINT:
         decide_order(&known, PERFORMER__ORDER__KIND__CHECKPOINT);

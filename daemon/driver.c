@@ -633,7 +633,7 @@ Performer__Response *driver_answer(struct driver *driver, const Performer__Reque
         return answer_submit(driver, request->submit);
     case PERFORMER__REQUEST__BODY_ACT:
         event = event_new(EVENT_ACT);
-        event.act = (struct event_act){request->act->run, request->act->action};
+        event.act = (struct event_act){request->act->run, request->act->action, request->act->key};
         return drive_and_answer(driver, &event, answer_acted);
     case PERFORMER__REQUEST__BODY_REPORT:
         event = event_new(EVENT_REPORT);

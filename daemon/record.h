@@ -52,6 +52,11 @@ struct record_stop_requested {
     enum stop stop;
 };
 
+/* The restart budget begins anew. */
+struct record_requeued {
+    const char *key; /* "": none */
+};
+
 struct record_attempt_planned {
     const char *nonce;
     const char *token; /* of its reports */

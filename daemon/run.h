@@ -50,8 +50,9 @@ struct run_facts {
 /* ST_INVALID: a value that no run can have (a name that is too long, no ranks, ...). */
 enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, struct fault *fault);
 
-/* What a person wants of a run's end. */
-enum stop { STOP_NONE, STOP_CANCEL, STOP_KILL };
+/* What a person wants of an attempt's end: that the run is over, waits to be resumed, or queues again. The numbers lie in
+ * the database. */
+enum stop { STOP_NONE, STOP_CANCEL, STOP_KILL, STOP_PAUSE, STOP_REQUEUE };
 
 /* The texts are seen by people and lie in the database. */
 #define ORDER_STATES(S)         \
@@ -129,18 +130,21 @@ struct run {
     enum stop stop;
     uint64_t step; /* newest that is stored, of the newest attempt */
     uint64_t submitted_ms, started_ms, ended_ms;
-    uint32_t spent[BUDGET_COUNT]; /* attempts whose end took from the budget */
-    uint32_t fruitless;           /* of those, the last ones in a row that did not progress */
+    uint32_t
+        spent[BUDGET_COUNT]; /* attempts whose end took from the budget, since the newest requeue */
+    uint32_t fruitless;      /* of those, the last ones in a row that did not progress */
     uint32_t stillborn; /* of those, the last ones that resumed at stillborn_step and did no step */
     uint64_t stillborn_step;
     uint64_t saved_step;           /* of the furthest checkpoint there ever was */
     uint64_t aside[RUN_ASIDE_MAX]; /* (aside_count) steps of checkpoints that attempts pass over */
     size_t aside_count;
-    struct attempt attempt;     /* the newest */
-    char (*tokens)[TOKEN_SIZE]; /* (attempt.number): of the reports of attempt 1, 2, ... */
-    struct order *orders;       /* (order_count), by id */
+    char requeue_key[RUN_KEY_MAX + 1]; /* of the newest requeue */
+    uint32_t requeued_attempt;         /* the newest attempt there was by then; it counts no more */
+    struct attempt attempt;            /* the newest */
+    char (*tokens)[TOKEN_SIZE];        /* (attempt.number): of the reports of attempt 1, 2, ... */
+    struct order *orders;              /* (order_count), by id */
     size_t order_count;
-    struct draw *draws; /* (draw_count), by draw; none once the run is final */
+    struct draw *draws; /* (draw_count), by draw; none once the run has succeeded */
     size_t draw_count;
     /* live */
     uint64_t heard_ms; /* monotonic: when it was last heard of or looked after */

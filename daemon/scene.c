@@ -65,22 +65,25 @@ static enum note note_of_state(enum run_state state)
     case RUN_CANCELLED:
         return NOTE_CANCELLED;
     case RUN_QUEUED:
+        return NOTE_QUEUED;
     case RUN_PAUSED:
-        break;
+        return NOTE_PAUSED;
     }
     assert(!"no run moves there");
     return NOTE_FAILED;
 }
 
-/* Nobody will carry out what is still asked for once a run is over. */
-static void drop_orders(const struct scene *scene)
+/* Nobody will carry out what is still asked for once a run is over. One that goes on later keeps it, but for the order to
+ * stop, which was for the attempt. */
+static void drop_orders(const struct scene *scene, bool stops_alone)
 {
     for (size_t i = 0; i < scene->run->order_count; i++) {
         const struct order *order = &scene->run->orders[i];
         if (order->state != ORDER_PENDING) continue;
+        if (stops_alone && order->kind != PERFORMER__ORDER__KIND__STOP) continue;
         scene_record(scene, RECORD_ORDER_DROPPED)->order_dropped.order = order->id;
-        scene_note(scene, NOTE_ORDER_DROPPED, 0, "%s, order %" PRIu64 ": the run ended before it",
-                   order_kind_name(order->kind), order->id);
+        scene_note(scene, NOTE_ORDER_DROPPED, 0, "%s, order %" PRIu64 ": the %s ended before it",
+                   order_kind_name(order->kind), order->id, stops_alone ? "attempt" : "run");
     }
 }
 
@@ -95,7 +98,8 @@ void scene_move(const struct scene *scene, enum run_state to, const char *reason
                                  RUN_REASON_SIZE - 1, false),
     };
     scene_note(scene, note_of_state(to), run_step_now(scene->run), "%s", reason);
-    if (run_state_is_final(to)) drop_orders(scene);
+    if (run_state_is_final(to)) drop_orders(scene, false);
+    if (to == RUN_PAUSED || to == RUN_QUEUED) drop_orders(scene, true);
 }
 
 struct effect *scene_effect(const struct scene *scene, enum effect_kind kind)

@@ -28,7 +28,8 @@ void scene_note(const struct scene *scene, enum note kind, uint64_t step, const 
 /* An effect on the run and its newest attempt. The slot is valid until the next effect. */
 struct effect *scene_effect(const struct scene *scene, enum effect_kind kind);
 
-/* Moves the run, which must be allowed, and notes it. What is pending when a run becomes final is dropped. */
+/* Moves the run, which must be allowed, and notes it. What is pending when a run becomes final is
+ * dropped, and an order to stop where it waits. */
 void scene_move(const struct scene *scene, enum run_state to, const char *reason);
 
 /* What the asker is told: a refusal in words, or the run. */

@@ -174,4 +174,8 @@ static const char fifth[] =
 
 static const char sixth[] = "ALTER TABLE attempts ADD COLUMN token TEXT NOT NULL DEFAULT '';";
 
-const char *const schema_migrations[] = {first, second, third, fourth, fifth, sixth, NULL};
+static const char seventh[] =
+    "ALTER TABLE runs ADD COLUMN requeue_key TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE runs ADD COLUMN requeued_attempt INTEGER NOT NULL DEFAULT 0;";
+
+const char *const schema_migrations[] = {first, second, third, fourth, fifth, sixth, seventh, NULL};

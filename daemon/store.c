@@ -25,6 +25,8 @@
                 " started_ms = iif(started_ms = 0, ?4, started_ms), ended_ms = ?5"                 \
                 " WHERE number = ?1 AND state = ?6")                                               \
     Q(STOP_RUN, "UPDATE runs SET stop = ?2 WHERE number = ?1")                                     \
+    Q(REQUEUE_RUN, "UPDATE runs SET fruitless = 0, stillborn = 0, requeue_key = ?2,"               \
+                   " requeued_attempt = ?3 WHERE number = ?1")                                     \
     Q(INSERT_ATTEMPT,                                                                              \
       "INSERT INTO attempts (run, number, nonce, planned_ms, token) VALUES (?1, ?2, ?3, ?4, ?5)")  \
     Q(LAUNCH_ATTEMPT,                                                                              \
@@ -57,7 +59,8 @@
                   " time_ms = ?6")                                                                 \
     Q(INSERT_ORDER, "INSERT INTO orders (id, run, kind, state, requested_ms)"                      \
                     " VALUES (?1, ?2, ?3, ?4, ?5)")                                                \
-    Q(SETTLE_ORDER, "UPDATE orders SET state = ?2, step = ?3 WHERE id = ?1 AND state = ?4")        \
+    Q(APPLY_ORDER, "UPDATE orders SET state = ?2, step = ?3 WHERE id = ?1 AND state != ?2")        \
+    Q(DROP_ORDER, "UPDATE orders SET state = ?2 WHERE id = ?1 AND state = ?3")                     \
     Q(PUT_DRAW, "INSERT INTO draws VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7)"                         \
                 " ON CONFLICT (run, draw) DO UPDATE SET agreed = agreed AND hash = excluded.hash"  \
                 " AND (step = excluded.step OR attempt != excluded.attempt),"                      \
@@ -76,13 +79,15 @@
     Q(RUNS, "SELECT number, key, name, ranks, steps, restart_max, redraw_every,"                   \
             " checkpoint_every, features, state, reason, stop, step, submitted_ms, started_ms,"    \
             " ended_ms, redraw_threshold, validates, priority, fruitless, stillborn,"              \
-            " stillborn_step, (SELECT coalesce(max(step), 0) FROM checkpoints"                     \
-            " WHERE run = runs.number) FROM runs ORDER BY number")                                 \
+            " stillborn_step, requeue_key, requeued_attempt,"                                      \
+            " (SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number)"            \
+            " FROM runs ORDER BY number")                                                          \
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
                       " resumed_step, ended, cause, counted, progressed FROM attempts"             \
                       " WHERE run = ?1 ORDER BY number DESC LIMIT 1")                              \
-    Q(SPENT, "SELECT cause, count(*) FROM attempts WHERE run = ?1 AND counted = 1 GROUP BY cause") \
+    Q(SPENT, "SELECT cause, count(*) FROM attempts WHERE run = ?1 AND counted = 1"                 \
+             " AND number > ?2 GROUP BY cause")                                                    \
     Q(ASIDE, "SELECT step FROM checkpoints WHERE run = ?1 AND verdict = ?2 ORDER BY step")         \
     Q(TOKENS, "SELECT token FROM attempts WHERE run = ?1 ORDER BY number")                         \
     Q(RANKS, "SELECT rank, sequence, started, host FROM ranks WHERE run = ?1 AND attempt = ?2")    \
@@ -532,6 +537,13 @@ static enum status store_stop_requested(struct store *store, const struct record
                        integer(record->stop_requested.stop));
 }
 
+static enum status store_requeued(struct store *store, const struct record *record,
+                                  struct fault *fault)
+{
+    return execute_one(store, SQL_REQUEUE_RUN, fault, count(record->run),
+                       text(record->requeued.key), count(record->attempt));
+}
+
 static enum status store_attempt_planned(struct store *store, const struct record *record,
                                          struct fault *fault)
 {
@@ -646,16 +658,15 @@ static enum status store_order_requested(struct store *store, const struct recor
 static enum status store_order_applied(struct store *store, const struct record *record,
                                        struct fault *fault)
 {
-    return execute_one(store, SQL_SETTLE_ORDER, fault, count(record->order_applied.order),
-                       text(order_state_name(ORDER_APPLIED)), count(record->order_applied.step),
-                       text(order_state_name(ORDER_PENDING)));
+    return execute_one(store, SQL_APPLY_ORDER, fault, count(record->order_applied.order),
+                       text(order_state_name(ORDER_APPLIED)), count(record->order_applied.step));
 }
 
 static enum status store_order_dropped(struct store *store, const struct record *record,
                                        struct fault *fault)
 {
-    return execute_one(store, SQL_SETTLE_ORDER, fault, count(record->order_dropped.order),
-                       text(order_state_name(ORDER_DROPPED)), integer(0),
+    return execute_one(store, SQL_DROP_ORDER, fault, count(record->order_dropped.order),
+                       text(order_state_name(ORDER_DROPPED)),
                        text(order_state_name(ORDER_PENDING)));
 }
 
@@ -796,10 +807,12 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     run->fruitless = column_u32(row, 19);
     run->stillborn = column_u32(row, 20);
     run->stillborn_step = column_count(row, 21);
-    run->saved_step = column_count(row, 22);
+    text_copy(run->requeue_key, sizeof run->requeue_key, column_text(row, 22));
+    run->requeued_attempt = column_u32(row, 23);
+    run->saved_step = column_count(row, 24);
     if (!run_state_from_name(column_text(row, 9), &run->state))
         return bad_row(run, "its state is none", fault);
-    if (run->stop > STOP_KILL) return bad_row(run, "its stop is none", fault);
+    if (run->stop > STOP_REQUEUE) return bad_row(run, "its stop is none", fault);
     return ST_OK;
 }
 
@@ -881,7 +894,8 @@ static enum status load_attempt(struct store *store, struct run *run, struct fau
 static enum status load_spent(struct store *store, struct run *run, struct fault *fault)
 {
     sqlite3_stmt *row = NULL;
-    enum status status = begin_query(store, SQL_SPENT, &row, fault, count(run->number));
+    enum status status = begin_query(store, SQL_SPENT, &row, fault, count(run->number),
+                                     count(run->requeued_attempt));
     if (status != ST_OK) return status;
     while (next_row(store, row, &status, fault)) {
         enum attempt_cause cause;
@@ -932,7 +946,7 @@ static enum status load_orders(struct store *store, struct run *run, struct faul
 
 static enum status load_draws(struct store *store, struct run *run, struct fault *fault)
 {
-    if (run_state_is_final(run->state)) return ST_OK;
+    if (run->state == RUN_SUCCEEDED) return ST_OK;
     sqlite3_stmt *row = NULL;
     enum status status =
         begin_query(store, SQL_DRAWS, &row, fault, count(run->number), integer(RUN_DRAWS_MAX));

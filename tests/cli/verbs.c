@@ -274,9 +274,9 @@ Test(verbs, each_status_of_the_daemon_has_its_exit_code)
     } cases[] = {{ST_NOT_FOUND, 4},   {ST_NOT_PERMITTED, 6}, {ST_REFUSED, 7}, {ST_INVALID, 3},
                  {ST_UNSUPPORTED, 7}, {ST_INTERNAL, 1},      {ST_NO_SPACE, 1}};
     static const char *const lines[] = {
-        "describe r1", "status r1", "logs r1",       "metrics r1", "wait r1",
-        "cancel r1",   "kill r1",   "checkpoint r1", "redraw r1",  "checkpoints r1",
-        "events r1",   "list",      "evaluate r1"};
+        "describe r1", "status r1",     "logs r1",   "metrics r1",     "wait r1",   "cancel r1",
+        "kill r1",     "checkpoint r1", "redraw r1", "checkpoints r1", "events r1", "list",
+        "evaluate r1", "pause r1",      "resume r1", "requeue r1"};
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (size_t l = 0; l < sizeof lines / sizeof lines[0]; l++) {
@@ -308,7 +308,7 @@ Test(verbs, no_daemon_is_said_in_words)
 Test(verbs, usage_is_exit_code_2)
 {
     static const char *const lines[] = {
-        "",          "frobnicate",      "pause r1",    "list --all --frob", "status --watch",
+        "",          "frobnicate",      "drill r1",    "list --all --frob", "status --watch",
         "help frob", "completion tcsh", "logs r1 -n0", "logs r1 --rank x"};
     static struct ran ran;
 

@@ -148,6 +148,52 @@ LIFE(kill_restarting, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
 LIFE(kill_comes_too_late, UNTIL_RUNNING, {"kill", "STOPPING", ST_OK},
      {"end FINISHED", "SUCCEEDED", ST_OK})
 
+LIFE(pause_and_resume, UNTIL_RUNNING, {"pause", "STOPPING", ST_OK}, {"pause", "STOPPING", ST_OK},
+     {"redraw", "STOPPING", ST_REFUSED}, {"report", "STOPPING", ST_OK},
+     {"end CANCELLED", "PAUSED", ST_OK}, {"pause", "PAUSED", ST_OK}, {"restart", "PAUSED", ST_OK},
+     {"wait 100000000", "PAUSED", ST_OK}, {"resume", "QUEUED", ST_OK}, {"resume", "QUEUED", ST_OK},
+     UNTIL_RUNNING, {"resume", "RUNNING", ST_OK}, {"end FINISHED", "SUCCEEDED", ST_OK},
+     {"pause", "SUCCEEDED", ST_REFUSED}, {"resume", "SUCCEEDED", ST_REFUSED},
+     {"requeue", "SUCCEEDED", ST_REFUSED})
+LIFE(pause_holds_what_waits, {"pause", "PAUSED", ST_OK}, {"tick", "PAUSED", ST_OK},
+     {"resume", "QUEUED", ST_OK}, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
+     {"pause", "PAUSED", ST_OK}, {"wait 100000", "PAUSED", ST_OK}, {"cancel", "CANCELLED", ST_OK})
+LIFE(pause_before_a_launch_that_never_was, {"tick", "STARTING", ST_OK},
+     {"pause", "STOPPING", ST_OK}, {"restart", "STOPPING", ST_OK}, {"unlaunched", "PAUSED", ST_OK},
+     {"kill", "CANCELLED", ST_OK})
+LIFE(pause_and_the_last_step_is_done, UNTIL_RUNNING, {"pause", "STOPPING", ST_OK},
+     {"end FINISHED", "SUCCEEDED", ST_OK})
+LIFE(pause_and_a_rank_dies, UNTIL_RUNNING, {"pause", "STOPPING", ST_OK},
+     {"end CRASH", "PAUSED", ST_OK}, {"resume", "QUEUED", ST_OK}, UNTIL_RUNNING,
+     {"pause", "STOPPING", ST_OK}, {"end DIVERGED", "FAILED", ST_OK})
+LIFE(pausing_may_turn_into_an_end, UNTIL_RUNNING, {"pause", "STOPPING", ST_OK},
+     {"cancel", "STOPPING", ST_OK}, {"pause", "STOPPING", ST_REFUSED},
+     {"resume", "STOPPING", ST_REFUSED}, {"requeue", "STOPPING", ST_REFUSED},
+     {"end CANCELLED", "CANCELLED", ST_OK}, {"pause", "CANCELLED", ST_REFUSED},
+     {"resume", "CANCELLED", ST_REFUSED})
+LIFE(resume_while_it_stops_queues_it_again, UNTIL_RUNNING, {"pause", "STOPPING", ST_OK},
+     {"resume", "STOPPING", ST_OK}, {"end CANCELLED", "QUEUED", ST_OK}, UNTIL_RUNNING)
+LIFE(a_kill_while_it_pauses, UNTIL_RUNNING, {"pause", "STOPPING", ST_OK},
+     {"kill", "STOPPING", ST_OK}, {"end CANCELLED", "CANCELLED", ST_OK})
+
+LIFE(requeue_of_what_is_over, {"cancel", "CANCELLED", ST_OK}, {"requeue", "QUEUED", ST_OK},
+     {"requeue", "QUEUED", ST_OK}, UNTIL_RUNNING, {"end BAD_DATA", "FAILED", ST_OK},
+     {"requeue", "QUEUED", ST_OK}, {"restart", "QUEUED", ST_OK}, UNTIL_RUNNING,
+     {"kill", "STOPPING", ST_OK}, {"end KILLED", "CANCELLED", ST_OK}, {"requeue", "QUEUED", ST_OK},
+     UNTIL_RUNNING, {"end FINISHED", "SUCCEEDED", ST_OK})
+LIFE(requeue_of_what_runs_saves_first, UNTIL_RUNNING, {"requeue", "STOPPING", ST_OK},
+     {"report", "STOPPING", ST_OK}, {"end CANCELLED", "QUEUED", ST_OK}, UNTIL_RUNNING)
+LIFE(requeue_gives_a_whole_budget, {"tick", "STARTING", ST_OK},
+     {"launch_failed", "RESTARTING", ST_OK}, {"wait 1000", "STARTING", ST_OK},
+     {"launch_failed", "FAILED", ST_OK}, {"requeue", "QUEUED", ST_OK}, {"tick", "STARTING", ST_OK},
+     {"launch_failed", "RESTARTING", ST_OK}, {"restart", "RESTARTING", ST_OK},
+     {"requeue", "QUEUED", ST_OK}, {"tick", "STARTING", ST_OK},
+     {"launch_failed", "RESTARTING", ST_OK})
+LIFE(what_was_told_to_queue_again_costs_nothing_by_its_end, UNTIL_RUNNING,
+     {"end CRASH", "RESTARTING", ST_OK}, AGAIN_AFTER("1000"), {"requeue", "STOPPING", ST_OK},
+     {"end CRASH", "QUEUED", ST_OK}, {"restart", "QUEUED", ST_OK}, UNTIL_RUNNING,
+     {"end CRASH", "RESTARTING", ST_OK})
+
 LIFE(nobody_ordered_that_stop, UNTIL_RUNNING, {"end CANCELLED", "RESTARTING", ST_OK},
      AGAIN_AFTER("1000"), {"saves 10", "RUNNING", ST_OK}, {"end KILLED", "RESTARTING", ST_OK})
 
@@ -391,6 +437,91 @@ Test(after, counts_a_run_once)
     cr_assert_eq(run->after_count, 2);
     cr_assert_eq(run->after[0], 1);
     cr_assert_eq(run->after[1], 3);
+    stage_fini(&stage);
+}
+
+static const struct answer *requeue(struct stage *stage, const char *key)
+{
+    struct event event = {.kind = EVENT_ACT};
+    event.act = (struct event_act){"r1", PERFORMER__ACTION__ACTION_REQUEUE, key};
+    return stage_send(stage, event);
+}
+
+Test(requeue, that_comes_again_changes_nothing)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage_submit(&stage, 1, 3, NULL);
+    stage_act(&stage, "cancel");
+    cr_assert_eq(requeue(&stage, "a")->status, ST_OK);
+    stage_act(&stage, "tick");
+    stage_restart(&stage);
+    cr_assert_eq(requeue(&stage, "a")->status, ST_OK);
+    cr_assert_eq(stage.decision.record_count, 0);
+    cr_assert_eq(state_of(&stage, 1), RUN_STARTING);
+    cr_assert_eq(requeue(&stage, "b")->status, ST_OK);
+    cr_assert_eq(state_of(&stage, 1), RUN_STOPPING);
+    char longer[RUN_KEY_MAX + 2] = {0};
+    memset(longer, 'k', sizeof longer - 1);
+    cr_assert_eq(requeue(&stage, longer)->status, ST_INVALID);
+    stage_fini(&stage);
+}
+
+Test(requeue, of_what_could_never_begin_is_refused)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage_submit(&stage, 3, 0, NULL);
+    stage_act(&stage, "tick");
+    stage_submit_queued(&stage, 1, 0, "r1");
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "tick");
+    stage.run = 2;
+    cr_assert_eq(state_of(&stage, 2), RUN_CANCELLED);
+    cr_assert_eq(stage_act(&stage, "requeue")->status, ST_REFUSED);
+    cr_assert_not_null(strstr(stage.decision.answer.text, "requeue that one first"));
+    stage.coordinator.ranks_max = 2; /* the daemon was started anew with less */
+    cr_assert_eq(requeue(&stage, "")->status, ST_REFUSED);
+    cr_assert_not_null(strstr(stage.decision.answer.text, "--max-ranks 3"));
+    stage.coordinator.ranks_max = 3;
+    cr_assert_eq(requeue(&stage, "")->status, ST_OK);
+    cr_assert_eq(stage_run(&stage)->ended_ms > 0, true);
+    cr_assert_eq(stage_act(&stage, "requeue")->status, ST_OK);
+    cr_assert_eq(stage_run(&stage)->ended_ms, 0);
+    for (int i = 0; i < 3; i++) stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 1), RUN_STARTING);
+    cr_assert_eq(state_of(&stage, 2), RUN_QUEUED);
+    stage_fini(&stage);
+}
+
+/* The order to stop was for the attempt; what was asked for besides waits for the next one. */
+Test(pause, keeps_orders_and_frees_the_ranks)
+{
+    struct stage stage;
+    stage_init(&stage, 2, ":memory:");
+    stage_submit(&stage, 2, 3, NULL);
+    stage_submit(&stage, 2, 3, NULL);
+    stage_act(&stage, "tick");
+    stage_act(&stage, "launched");
+    stage_act(&stage, "report");
+    uint64_t redraw = stage_act(&stage, "redraw")->order;
+    uint64_t stop = stage_act(&stage, "pause")->order;
+    cr_assert_gt(stop, redraw);
+    cr_assert_eq(stage_act(&stage, "pause")->order, stop);
+    cr_assert_eq(stage_act(&stage, "report")->order_count, 2);
+    stage_act(&stage, "end CANCELLED");
+    cr_assert_eq(stage_run(&stage)->attempt.cause, CAUSE_PAUSED);
+    cr_assert_eq(run_order(stage_run(&stage), redraw)->state, ORDER_PENDING);
+    cr_assert_eq(run_order(stage_run(&stage), stop)->state, ORDER_DROPPED);
+    cr_assert_eq(coordinator_ranks_in_use(&stage.coordinator), 0);
+    char text[200];
+    reason_of(&stage, 1, text, sizeof text);
+    cr_assert_not_null(strstr(text, "performerctl resume r1"), "%s", text);
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 2), RUN_STARTING);
+    stage_act(&stage, "resume");
+    reason_of(&stage, 1, text, sizeof text);
+    cr_assert_str_eq(text, "waits for 2 ranks: 2 of 2 are in use");
     stage_fini(&stage);
 }
 
@@ -882,6 +1013,39 @@ Test(order, that_changed_the_weights_is_in_the_plan_of_the_next_attempt)
     const struct answer *answer = stage_act(&stage, "report");
     cr_assert_eq(answer->order_count, 1);
     cr_assert_eq(answer->orders[0].id, third, "what is pending is handed to the new attempt");
+    stage_fini(&stage);
+}
+
+/* It was applied and saved by an attempt that died before it told, and the run was cancelled meanwhile. */
+Test(order, that_was_dropped_and_met_all_the_same_is_applied)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage_act(&stage, "submit");
+    stage_act(&stage, "tick");
+    stage_act(&stage, "report");
+    uint64_t redraw = stage_act(&stage, "redraw")->order;
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "cancel");
+    cr_assert_eq(run_order(stage_run(&stage), redraw)->state, ORDER_DROPPED);
+    stage_act(&stage, "requeue");
+    stage_act(&stage, "tick");
+    Performer__OrderApplied applied = PERFORMER__ORDER_APPLIED__INIT;
+    applied.order = redraw;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT, *notices[] = {&notice};
+    notice.what_case = PERFORMER__NOTICE__WHAT_ORDER_APPLIED;
+    notice.step = 7;
+    notice.order_applied = &applied;
+    Performer__Report report = stage_next_report(&stage, 0);
+    report.n_notices = 1;
+    report.notices = notices;
+    stage_report(&stage, &report);
+    stage_restart(&stage);
+    cr_assert_eq(run_order(stage_run(&stage), redraw)->state, ORDER_APPLIED);
+    cr_assert_eq(run_order(stage_run(&stage), redraw)->step, 7);
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "wait 1000");
+    cr_assert_eq(stage.decision.effects[0].applied_count, 1, "the next attempt meets it again");
     stage_fini(&stage);
 }
 

@@ -73,6 +73,8 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(a->stillborn != b->stillborn || a->stillborn_step != b->stillborn_step, "stillborn");
     DIFFER(a->aside_count != b->aside_count, "number set aside");
     DIFFER(memcmp(a->aside, b->aside, a->aside_count * sizeof a->aside[0]) != 0, "set aside");
+    DIFFER(strcmp(a->requeue_key, b->requeue_key) != 0, "key of requeue");
+    DIFFER(a->requeued_attempt != b->requeued_attempt, "attempt of requeue");
     const char *words = attempts_differ(a, b);
     return words ? words : orders_differ(a, b);
 }

@@ -220,6 +220,9 @@ static const struct {
     {"cancel", PERFORMER__ACTION__ACTION_CANCEL},
     {"kill", PERFORMER__ACTION__ACTION_KILL},
     {"checkpoint", PERFORMER__ACTION__ACTION_CHECKPOINT},
+    {"pause", PERFORMER__ACTION__ACTION_PAUSE},
+    {"resume", PERFORMER__ACTION__ACTION_RESUME},
+    {"requeue", PERFORMER__ACTION__ACTION_REQUEUE},
     {"redraw", PERFORMER__ACTION__ACTION_REDRAW},
     {"evaluate", PERFORMER__ACTION__ACTION_EVALUATE},
 };

@@ -169,6 +169,7 @@ static void let_calm_come(void)
     world.calm = true;
     host_recover();
     gangs_wake();
+    people_resume_paused();
 }
 
 static void let_all_end(void)

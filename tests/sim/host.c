@@ -230,6 +230,7 @@ static Performer__Response *ask_driver(const struct request *request, Performer_
     case REQUEST_ACT:
         act.run = (char *)request->run;
         act.action = request->action;
+        if (request->key) act.key = (char *)request->key;
         message.body_case = PERFORMER__REQUEST__BODY_ACT;
         message.act = &act;
         break;

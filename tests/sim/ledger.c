@@ -20,8 +20,11 @@ struct run_entry {
     char key[RUN_KEY_MAX + 1];
     struct run_facts facts;
     enum run_state state;
-    enum stop stop;               /* that was answered */
-    uint32_t spent[BUDGET_COUNT]; /* attempts that must have been counted */
+    enum stop stop;
+    char requeue_key[RUN_KEY_MAX + 1]; /* of the newest */
+    bool requeued;                     /* by the decision under way */
+    uint32_t requeued_attempt;         /* it and those before it count no more */
+    uint32_t spent[BUDGET_COUNT];      /* attempts that must have been counted */
     uint32_t fruitless; /* of those, the last ones in a row that saved no checkpoint further on */
     uint64_t saved_step;
     bool progressed;     /* the attempt in force did */
@@ -111,7 +114,24 @@ static void see_state(uint64_t number, enum run_state to)
     if (!run_move_allowed(run->state, to))
         world_violation("r%" PRIu64 " moves from %s to %s", number, run_state_name(run->state),
                         run_state_name(to));
+    if (run_state_is_final(run->state) && !run->requeued)
+        world_violation("r%" PRIu64 " is over, and nobody requeued it", number);
+    if ((to == RUN_PAUSED || to == RUN_QUEUED) && run->attempt > 0 && !run->ended)
+        world_violation("r%" PRIu64 " is %s, and its attempt lives", number, run_state_name(to));
+    if (to == RUN_QUEUED) run->due_ms = 0; /* the queue knows no back-off */
     run->state = to;
+}
+
+static void see_requeued(uint64_t number, uint32_t attempt, const char *key)
+{
+    struct run_entry *run = run_entry(number);
+    if (strcmp(run->requeue_key, key) == 0)
+        world_violation("r%" PRIu64 " is requeued twice by %s", number, key);
+    run->requeued = true;
+    run->requeued_attempt = attempt;
+    memset(run->spent, 0, sizeof run->spent);
+    run->fruitless = 0;
+    text_copy(run->requeue_key, sizeof run->requeue_key, key);
 }
 
 static const struct jobspec *job_of(const struct run_entry *run)
@@ -221,7 +241,7 @@ static void see_ended(uint64_t number, const struct record *record)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " ends twice", number, record->attempt);
     run->ended = true;
     enum attempt_cause cause = record->attempt_ended.cause;
-    bool counts = end_counts(&record->attempt_ended);
+    bool counts = end_counts(&record->attempt_ended) && record->attempt > run->requeued_attempt;
     bool spared = !counts && cause == CAUSE_LAUNCH_FAILED;
     if (counts) {
         run->spent[cause == CAUSE_NODE_LOST ? BUDGET_NODE : BUDGET_CRASH]++;
@@ -234,7 +254,8 @@ static void see_ended(uint64_t number, const struct record *record)
 static void see_order(uint64_t id, enum order_state to, uint64_t step)
 {
     struct order_entry *order = order_entry(id);
-    if (order->run == 0 || order->state != ORDER_PENDING)
+    if (order->run == 0 || order->state == ORDER_APPLIED ||
+        (order->state == ORDER_DROPPED && to == ORDER_DROPPED))
         world_violation("order %" PRIu64 " is %s, and was %s", id, order_state_name(to),
                         order->run == 0 ? "never given" : order_state_name(order->state));
     order->state = to;
@@ -249,6 +270,12 @@ static void see_record(const struct record *record)
         break;
     case RECORD_RUN_MOVED:
         see_state(record->run, record->run_moved.to);
+        break;
+    case RECORD_STOP_REQUESTED:
+        run_entry(record->run)->stop = record->stop_requested.stop;
+        break;
+    case RECORD_REQUEUED:
+        see_requeued(record->run, record->attempt, record->requeued.key);
         break;
     case RECORD_ATTEMPT_PLANNED:
         see_planned(record->run, record->attempt);
@@ -298,7 +325,9 @@ static void compare_run(const struct run *known)
         (run->attempt > 0 && known->attempt.ended != run->ended))
         world_violation("%s has attempt %" PRIu32 ", and had %" PRIu32, known->id,
                         known->attempt.number, run->attempt);
-    if (known->stop < run->stop) world_violation("%s forgets that it is to end", known->id);
+    if (known->stop != run->stop) world_violation("%s forgets what end was wanted", known->id);
+    if (strcmp(known->requeue_key, run->requeue_key) != 0)
+        world_violation("%s forgets its requeue", known->id);
 }
 
 static bool any_durable(const struct record *records, size_t count)
@@ -340,6 +369,7 @@ void __wrap_coordinator_apply(struct coordinator *coordinator, const struct reco
 {
     if (any_durable(records, count) && ledger.committed != records)
         world_violation("a decision is applied that is not committed");
+    for (uint64_t number = 1; number <= RUNS_MAX; number++) ledger.runs[number].requeued = false;
     for (size_t i = 0; i < count; i++) see_record(&records[i]);
     product_apply(coordinator, records, count, now_ms);
     for (size_t i = 0; i < coordinator->run_count; i++) compare_run(coordinator->runs[i]);
@@ -357,15 +387,34 @@ static void answered_submit(const struct request *request, const struct reply *r
                         reply->run);
 }
 
+/* Whether what was answered is so, at once or once the attempt has ended. */
+static bool wish_is_met(const struct run_entry *run, const struct request *request)
+{
+    switch (request->action) {
+    case PERFORMER__ACTION__ACTION_CANCEL:
+        return run->state == RUN_CANCELLED || run->stop == STOP_CANCEL || run->stop == STOP_KILL;
+    case PERFORMER__ACTION__ACTION_KILL:
+        return run->state == RUN_CANCELLED || run->stop == STOP_KILL;
+    case PERFORMER__ACTION__ACTION_PAUSE:
+        return run->state == RUN_PAUSED || run->stop == STOP_PAUSE;
+    case PERFORMER__ACTION__ACTION_RESUME:
+        return run->state != RUN_PAUSED && !run_state_is_final(run->state) &&
+               (run->stop == STOP_NONE || run->stop == STOP_REQUEUE);
+    case PERFORMER__ACTION__ACTION_REQUEUE:
+        return strcmp(run->requeue_key, request->key) == 0;
+    default:
+        return true;
+    }
+}
+
 static void answered_act(const struct request *request, const struct reply *reply)
 {
     uint64_t number = run_number(reply->run);
     struct run_entry *run = run_entry(number);
     if (!run->there) world_violation("an act was answered with %s, which is none", reply->run);
-    bool final = run_state_is_final(run->state);
-    if (request->action == PERFORMER__ACTION__ACTION_KILL && !final) run->stop = STOP_KILL;
-    if (request->action == PERFORMER__ACTION__ACTION_CANCEL && !final && run->stop == STOP_NONE)
-        run->stop = STOP_CANCEL;
+    if (!wish_is_met(run, request))
+        world_violation("action %d on %s was answered, and it is %s", (int)request->action,
+                        reply->run, run_state_name(run->state));
     if (reply->order != 0 && order_entry(reply->order)->run != number)
         world_violation("order %" PRIu64 " was answered, and %s has none such", reply->order,
                         reply->run);
@@ -484,6 +533,10 @@ static void reconcile_run(const struct run *known)
 {
     struct run_entry *run = run_entry(known->number);
     if (!run->there) see_submitted(known->number, known->key, &known->facts);
+    run->stop = known->stop;
+    if (strcmp(known->requeue_key, run->requeue_key) != 0)
+        see_requeued(known->number, known->requeued_attempt, known->requeue_key);
+    if (known->attempt.ended) run->ended = true;
     if (known->state != run->state) see_state(known->number, known->state);
     for (int budget = 0; budget < BUDGET_COUNT; budget++) {
         if (known->spent[budget] > run->spent[budget] + 1)
@@ -496,9 +549,8 @@ static void reconcile_run(const struct run *known)
     run->aside = known->aside_count > 0 ? known->aside[0] : 0;
     if (known->attempt.number == run->attempt + 1) {
         run->attempt = known->attempt.number;
-        run->ended = false;
+        run->ended = known->attempt.ended;
     }
-    if (known->attempt.ended) run->ended = true;
     for (size_t i = 0; i < known->order_count; i++) {
         struct order_entry *order = order_entry(known->orders[i].id);
         if (order->run != 0 && order->state != ORDER_PENDING) continue;
@@ -611,6 +663,11 @@ uint64_t ledger_any_run(void)
     for (int tries = 0; tries < 3 && run_state_is_final(ledger.runs[run].state); tries++)
         run = chance_between(&world.chance, 1, ledger_run_count());
     return run;
+}
+
+enum run_state ledger_state(uint64_t run)
+{
+    return run_entry(run)->state;
 }
 
 bool ledger_all_final(void)

@@ -9,7 +9,8 @@
  *   1. nothing is applied that was not committed as it stands, and no effect comes before
  *   2. what was answered is there: runs, wishes for an end, orders, metrics; the same key, the same run
  *   3. a daemon that starts knows what the one before knew
- *   4. a run's state moves as lifecycle.def allows, and a final one stays
+ *   4. a run's state moves as lifecycle.def allows, one that is paused has no attempt, and out of a final one it comes
+ *      by a requeue alone, of which each counts once
  *   5. an attempt is launched once, and no two of a run train at a time
  *   6. ends are counted once, spared ones not at all; no attempt begins beyond a budget, before its back-off, after two that
  *      came no further, or from a checkpoint that two have died of
@@ -27,6 +28,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "proto/lifecycle.h"
 #include "tests/sim/network.h"
 
 struct coordinator;
@@ -51,6 +53,7 @@ void ledger_signalled(const char *attempt_directory, int signal);
 
 /* Every run that there is has ended. */
 bool ledger_all_final(void);
+enum run_state ledger_state(uint64_t run);
 /* What must hold at the end of all. */
 void ledger_close(struct store *store);
 

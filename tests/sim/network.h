@@ -30,7 +30,7 @@ struct request {
     const char *key;
     /* act */
     const char *run;
-    Performer__Action action;
+    Performer__Action action; /* `key` of a requeue too */
     /* a report, packed */
     const uint8_t *report;
     size_t report_length;

@@ -6,18 +6,25 @@
 #include "tests/sim/ledger.h"
 #include "tests/sim/world.h"
 
-enum { PEOPLE_MAX = 4, FIRST_MS_MAX = 15000, PATIENCE_MS = 5000, ACT_TRIES_MAX = 3 };
+enum {
+    PEOPLE_MAX = 4,
+    FIRST_MS_MAX = 15000,
+    PATIENCE_MS = 5000,
+    ACT_TRIES_MAX = 3,
+    COME_BY_MS = 10000,
+};
 
 /* What somebody wants, until it is answered or he gives up. */
 struct errand {
     struct request request;
-    char text[32]; /* the key, or the run */
+    char text[32]; /* the key of a submit, or the run */
+    char key[32];  /* of a requeue */
     int tries_left;
     bool done;
 };
 
 static struct errand *submits[PEOPLE_MAX];
-static uint64_t submit_count;
+static uint64_t submit_count, act_count;
 
 static void give_up_or_again(void *what, uint64_t number);
 
@@ -53,6 +60,7 @@ static void begin_submit(void *what, uint64_t stamp)
 
 void people_begin(void)
 {
+    act_count = 0;
     submit_count = chance_between(&world.chance, 1, PEOPLE_MAX);
     for (uint64_t i = 0; i < submit_count; i++) {
         struct errand *errand = world_memory(sizeof *errand);
@@ -69,26 +77,50 @@ void people_begin(void)
     }
 }
 
+static void ask_act(uint64_t run, Performer__Action action, int tries)
+{
+    struct errand *errand = world_memory(sizeof *errand);
+    snprintf(errand->text, sizeof errand->text, "r%" PRIu64, run);
+    errand->tries_left = tries;
+    errand->request = (struct request){.kind = REQUEST_ACT,
+                                       .run = errand->text,
+                                       .action = action,
+                                       .who = errand,
+                                       .answered = answered};
+    if (action == PERFORMER__ACTION__ACTION_REQUEUE) {
+        snprintf(errand->key, sizeof errand->key, "requeue-%" PRIu64, ++act_count);
+        errand->request.key = errand->key;
+    }
+    ask(errand);
+}
+
+static void resume_paused(void *what, uint64_t stamp)
+{
+    for (uint64_t run = 1; run <= ledger_run_count(); run++)
+        if (ledger_state(run) == RUN_PAUSED) ask_act(run, PERFORMER__ACTION__ACTION_RESUME, 0);
+    world_in(COME_BY_MS, resume_paused, what, stamp);
+}
+
+void people_resume_paused(void)
+{
+    resume_paused(NULL, 0);
+}
+
 void people_strike_act(void)
 {
     static const Performer__Action actions[] = {
         PERFORMER__ACTION__ACTION_REDRAW,   PERFORMER__ACTION__ACTION_REDRAW,
         PERFORMER__ACTION__ACTION_REDRAW,   PERFORMER__ACTION__ACTION_CHECKPOINT,
         PERFORMER__ACTION__ACTION_EVALUATE, PERFORMER__ACTION__ACTION_CANCEL,
-        PERFORMER__ACTION__ACTION_KILL,
+        PERFORMER__ACTION__ACTION_KILL,     PERFORMER__ACTION__ACTION_PAUSE,
+        PERFORMER__ACTION__ACTION_PAUSE,    PERFORMER__ACTION__ACTION_RESUME,
+        PERFORMER__ACTION__ACTION_RESUME,   PERFORMER__ACTION__ACTION_REQUEUE,
     };
     if (ledger_run_count() == 0) return;
-    struct errand *errand = world_memory(sizeof *errand);
-    snprintf(errand->text, sizeof errand->text, "r%" PRIu64,
-             chance_below(&world.chance, 20) == 0 ? ledger_run_count() + 1 : ledger_any_run());
-    errand->tries_left = (int)chance_below(&world.chance, ACT_TRIES_MAX);
-    errand->request = (struct request){
-        .kind = REQUEST_ACT,
-        .run = errand->text,
-        .action = actions[chance_below(&world.chance, sizeof actions / sizeof actions[0])],
-        .who = errand,
-        .answered = answered};
-    ask(errand);
+    uint64_t run = chance_below(&world.chance, 20) == 0 ? ledger_run_count() + 1 : ledger_any_run();
+    Performer__Action action =
+        actions[chance_below(&world.chance, sizeof actions / sizeof actions[0])];
+    ask_act(run, action, (int)chance_below(&world.chance, ACT_TRIES_MAX));
 }
 
 bool people_wait(void)

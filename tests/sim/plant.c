@@ -129,6 +129,35 @@ static void decide_in_line(const struct coordinator *coordinator, const struct e
     __real_coordinator_decide(coordinator, &changed, decision);
 }
 
+static void keep_stops(struct decision *decision)
+{
+    size_t kept = 0;
+    bool ends = false;
+    for (size_t i = 0; i < decision->record_count; i++)
+        ends = ends || (decision->records[i].kind == RECORD_RUN_MOVED &&
+                        run_state_is_final(decision->records[i].run_moved.to));
+    for (size_t i = 0; i < decision->record_count && !ends; i++) {
+        const struct record *record = &decision->records[i];
+        const struct run *run = coordinator_run(&host.coordinator, record->run);
+        if (record->kind == RECORD_ORDER_DROPPED &&
+            run_order(run, record->order_dropped.order)->kind == PERFORMER__ORDER__KIND__STOP)
+            continue;
+        decision->records[kept++] = *record;
+    }
+    if (!ends) decision->record_count = kept;
+}
+
+static void decide_forgetful(const struct coordinator *coordinator, const struct event *event,
+                             struct decision *decision)
+{
+    struct event changed = *event;
+    const struct run *run =
+        event->kind == EVENT_ACT ? coordinator_run_by_id(coordinator, event->act.run) : NULL;
+    if (run && event->act.key && strcmp(event->act.key, run->requeue_key) == 0)
+        changed.act.key = NULL;
+    __real_coordinator_decide(coordinator, &changed, decision);
+}
+
 static void decide_unspared(const struct coordinator *coordinator, const struct event *event,
                             struct decision *decision)
 {
@@ -147,6 +176,9 @@ void product_decide(const struct coordinator *coordinator, const struct event *e
     case PLANT_KEY:
         decide_keyless(coordinator, event, decision);
         return;
+    case PLANT_REQUEUE:
+        decide_forgetful(coordinator, event, decision);
+        return;
     case PLANT_AFTER:
     case PLANT_PRIORITY:
         decide_in_line(coordinator, event, decision);
@@ -157,6 +189,7 @@ void product_decide(const struct coordinator *coordinator, const struct event *e
     default:
         __real_coordinator_decide(coordinator, event, decision);
     }
+    if (planted == PLANT_HOLD) keep_stops(decision);
     if (planted == PLANT_RETRY) forget_orders(coordinator, event, decision);
     if (planted == PLANT_FINAL) cancel_succeeded(coordinator, event, decision);
     if (planted == PLANT_REPLAY) double_replay(decision);
