@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "proto/durable.h"
@@ -315,15 +316,16 @@ static void leftovers_remove(const char *directory)
     if (listing) closedir(listing);
 }
 
-void checkpoint_prune(const char *directory, uint64_t step, int64_t keep, uint64_t best_step,
-                      checkpoint_removed *removed, void *context)
+/* Keeps the newest `keep` up to `step`, and `best_step`. */
+static void prune(const char *directory, uint64_t step, size_t keep, uint64_t best_step,
+                  checkpoint_removed *removed, void *context)
 {
     struct steps steps;
     if (strlen(directory) + NAME_BYTES_MAX > PATH_BYTES_MAX) return;
     if (steps_list(directory, &steps, NULL) != ST_OK) return;
     size_t first = 0;
     while (first < steps.count && steps.step[first] > step) first++;
-    for (size_t i = first + (keep > 1 ? (size_t)keep : 1); i < steps.count; i++) {
+    for (size_t i = first + keep; i < steps.count; i++) {
         uint64_t old = steps.step[i];
         if (old == best_step) continue;
         char path[PATH_BYTES_MAX];
@@ -332,4 +334,43 @@ void checkpoint_prune(const char *directory, uint64_t step, int64_t keep, uint64
     }
     free(steps.step);
     leftovers_remove(directory);
+}
+
+void checkpoint_prune(const char *directory, uint64_t step, int64_t keep, uint64_t best_step,
+                      checkpoint_removed *removed, void *context)
+{
+    prune(directory, step, keep > 1 ? (size_t)keep : 1, best_step, removed, context);
+}
+
+uint64_t checkpoint_bytes(const struct checkpoint_content *content)
+{
+    enum { TENSOR_HEADER_BYTES = 256, ORDER_BYTES = 128, OTHER_BYTES = 16 << 10 };
+    uint64_t bytes = OTHER_BYTES + content->state->applied_count * ORDER_BYTES;
+    for (size_t i = 0; i < content->model_count; i++)
+        bytes += content->model[i].bytes + TENSOR_HEADER_BYTES;
+    for (size_t i = 0; i < content->optimizer_count; i++)
+        bytes += content->optimizer[i].bytes + TENSOR_HEADER_BYTES;
+    return bytes;
+}
+
+/* UINT64_MAX: the file system does not say. */
+static uint64_t free_bytes(const char *directory)
+{
+    struct statvfs about;
+    if (statvfs(directory, &about) != 0 || about.f_blocks == 0) return UINT64_MAX;
+    return (uint64_t)about.f_bavail * about.f_frsize;
+}
+
+enum status checkpoint_make_room(const char *directory, uint64_t step, uint64_t bytes, int64_t keep,
+                                 uint64_t best_step, checkpoint_removed *removed, void *context,
+                                 struct fault *fault)
+{
+    if (free_bytes(directory) >= bytes) return ST_OK;
+    prune(directory, step, keep > 2 ? (size_t)keep - 1 : 1, best_step, removed, context);
+    uint64_t found = free_bytes(directory);
+    if (found >= bytes) return ST_OK;
+    return fault_set(fault, ST_NO_SPACE,
+                     "a checkpoint takes %" PRIu64 " bytes, and %" PRIu64
+                     " are free for %s: make room there, or lower checkpoint.keep",
+                     bytes, found, directory);
 }

@@ -52,6 +52,9 @@ enum status checkpoint_save(const char *directory, const struct checkpoint_conte
                             const char *fence, const char *nonce, char *path, size_t path_size,
                             uint64_t *bytes, struct fault *fault);
 
+/* What a checkpoint takes on the disk, within a few KiB. */
+uint64_t checkpoint_bytes(const struct checkpoint_content *content);
+
 /* An open, verified checkpoint. */
 struct checkpoint {
     char path[4096];
@@ -85,5 +88,13 @@ typedef void checkpoint_removed(void *context, uint64_t step, const char *path);
  */
 void checkpoint_prune(const char *directory, uint64_t step, int64_t keep, uint64_t best_step,
                       checkpoint_removed *removed, void *context);
+
+/*
+ * Before a save of `step` that takes `bytes`: where fewer are free, leftovers go, and what `checkpoint_prune` would remove
+ * after it, but never the newest before it. ST_NO_SPACE: that is not enough. Quotas are not looked at: the save fails by itself then.
+ */
+enum status checkpoint_make_room(const char *directory, uint64_t step, uint64_t bytes, int64_t keep,
+                                 uint64_t best_step, checkpoint_removed *removed, void *context,
+                                 struct fault *fault);
 
 #endif

@@ -554,13 +554,17 @@ static enum status save(struct training *t, double valid_loss, struct fault *fau
     char path[4096];
     struct saved_checkpoint saved = {.path = path, .best = best, .valid_loss = valid_loss};
 
+    enum status status = checkpoint_make_room(
+        t->checkpoints, t->state.step, checkpoint_bytes(&content), t->setup.spec->checkpoint.keep,
+        best_step_before, tell_removed, t, fault);
     if (best) {
         t->state.best_valid_loss = valid_loss;
         t->state.best_step = t->state.step;
     }
-    enum status status =
-        checkpoint_save(t->checkpoints, &content, plan ? t->fence : NULL,
-                        plan ? plan->nonce : "alone", path, sizeof path, &saved.bytes, fault);
+    if (status == ST_OK)
+        status =
+            checkpoint_save(t->checkpoints, &content, plan ? t->fence : NULL,
+                            plan ? plan->nonce : "alone", path, sizeof path, &saved.bytes, fault);
     if (status != ST_OK) {
         t->state.best_valid_loss = best_loss_before;
         t->state.best_step = best_step_before;

@@ -467,6 +467,27 @@ Test(checkpoint, pruning_keeps_the_newest_and_the_best)
     cr_assert_eq(newest(), 60);
 }
 
+Test(checkpoint, room_is_made_by_what_would_go_after_the_save)
+{
+    const uint64_t endless = UINT64_C(1) << 60;
+    for (uint64_t step = 10; step <= 50; step += 10) cr_assert_eq(save(step), ST_OK);
+    cr_assert_eq(checkpoint_make_room(directory, 60, 1, 3, 10, note_removed, NULL, &fault), ST_OK);
+    cr_assert_eq(removals.count, 0, "there is room");
+    cr_assert_eq(checkpoint_make_room(directory, 60, endless, 3, 10, note_removed, NULL, &fault),
+                 ST_NO_SPACE);
+    cr_assert(strstr(fault.text, "checkpoint.keep"), "%s", fault.text);
+    cr_assert_eq(removals.count, 2);
+    cr_assert_eq(removals.steps[0], 30);
+    cr_assert_eq(removals.steps[1], 20);
+    cr_assert_eq(checkpoint_make_room(directory, 60, endless, 1, 0, note_removed, NULL, &fault),
+                 ST_NO_SPACE);
+    cr_assert_eq(newest(), 50, "the newest stays until there is another");
+    cr_assert_eq(entries_in(directory), 1);
+    cr_assert_eq(
+        checkpoint_make_room("/tmp/no-such-directory", 60, endless, 1, 0, NULL, NULL, &fault),
+        ST_OK, "whoever saves makes it");
+}
+
 Test(checkpoint, pruning_what_is_not_there)
 {
     checkpoint_prune(directory, 10, 2, 0, note_removed, NULL);

@@ -70,6 +70,26 @@ ends 0 alone disk
 says "resumes at step 10"
 [ "$(weights disk)" = "$expected" ] || fail "other weights after the full disk"
 
+# ---- a small disk: what retention would remove after a save goes before it, else the save is left out, and training goes on
+small() { # TENTHS: a file system that holds so many tenths of a checkpoint
+    mkdir -p "$work/small"
+    ! mountpoint -q "$work/small" || umount "$work/small"
+    mount -t tmpfs -o "size=$(($1 * $(du -sk "$work/donor/checkpoints/step-0000000040" | cut -f1) / 10))k" tmpfs "$work/small"
+}
+if [ "$(id -u)" -eq 0 ] && small 35 2>"$work/log"; then
+    trap 'umount "$work/small"; rm -rf "$work"' EXIT
+    ends 0 alone small --set checkpoint.every=5 --set checkpoint.keep=3
+    [ "$(ls "$work/small/checkpoints" | wc -l)" -eq 3 ] || fail "kept $(ls "$work/small/checkpoints")"
+    [ "$(weights small)" = "$expected" ] || fail "other weights on a small disk"
+    small 15
+    ends 86 alone small --set checkpoint.keep=3
+    says "no checkpoint of step 20: a checkpoint takes"
+    says "make room there, or lower checkpoint.keep"
+    [ "$(ls -A "$work/small/checkpoints")" = step-0000000010 ] || fail "left: $(ls -A "$work/small/checkpoints")"
+else
+    echo "skipped: mounting a small file system needs root"
+fi
+
 # ---- a spoiled checkpoint is passed over; one of another job is refused
 cp -r "$work/donor" "$work/spoiled"
 printf 'x' | dd of="$work/spoiled/checkpoints/step-0000000040/model.safetensors" bs=1 seek=20000 conv=notrunc status=none
