@@ -31,7 +31,7 @@ struct options {
     const char *backend;
     enum precision precision;
     long threads, heads, repeat;
-    const char *lengths;
+    const char *lengths, *attention; /* names of rows begin so */
 };
 
 static const struct measured {
@@ -281,6 +281,21 @@ static void row_print(const struct measured *what, int64_t heads, int64_t length
     fflush(stdout);
 }
 
+static bool is_wanted(const struct options *options, const struct measured *what)
+{
+    return strncmp(what->name, options->attention, strlen(options->attention)) == 0;
+}
+
+static bool is_known(const struct options *options)
+{
+    bool known = false;
+    for (int i = 0; i < MEASURED; i++) known |= is_wanted(options, &measured[i]);
+    if (!known)
+        fprintf(stderr, "kernels-bench: --attention: no row begins with `%s`\n",
+                options->attention);
+    return known;
+}
+
 static bool kinds_measure(const struct options *options, const struct backend *backend,
                           struct team *team)
 {
@@ -294,6 +309,7 @@ static bool kinds_measure(const struct options *options, const struct backend *b
     printf("%-30s %7s %9s %9s %9s %9s %7s %7s\n", "attention", "length", "fwd ms", "bwd ms",
            "fwd GF/s", "bwd GF/s", "of peak", "of peak");
     for (int i = 0; i < MEASURED; i++) {
+        if (!is_wanted(options, &measured[i])) continue;
         if (!workload_agrees(backend, team, &measured[i], options->precision)) {
             agree = false;
             continue;
@@ -317,7 +333,7 @@ static void usage(FILE *file)
     fprintf(
         file,
         "usage: kernels-bench [--backend NAME] [--precision fp32|bf16] [--threads N] [--heads N] "
-        "[--lengths N,N...] [--repeat N]\n");
+        "[--lengths N,N...] [--repeat N] [--attention ROWS-THAT-BEGIN-SO]\n");
 }
 
 static long count_of(const char *option, const char *text)
@@ -351,6 +367,7 @@ static struct options options_read(int argc, char **argv)
         THREADS = 't',
         HEADS = 'h',
         LENGTHS = 'l',
+        ATTENTION = 'a',
         REPEAT = 'r',
         HELP = '?' + 256
     };
@@ -360,11 +377,12 @@ static struct options options_read(int argc, char **argv)
         {"threads", required_argument, NULL, THREADS},
         {"heads", required_argument, NULL, HEADS},
         {"lengths", required_argument, NULL, LENGTHS},
+        {"attention", required_argument, NULL, ATTENTION},
         {"repeat", required_argument, NULL, REPEAT},
         {"help", no_argument, NULL, HELP},
         {NULL, 0, NULL, 0},
     };
-    struct options options = {"cpu", PRECISION_FP32, 2, 8, 5, "1024,4096"};
+    struct options options = {"cpu", PRECISION_FP32, 2, 8, 5, "1024,4096", ""};
 
     for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (option) {
@@ -387,6 +405,9 @@ static struct options options_read(int argc, char **argv)
         case LENGTHS:
             options.lengths = optarg;
             break;
+        case ATTENTION:
+            options.attention = optarg;
+            break;
         case HELP:
             usage(stdout);
             exit(EXIT_SUCCESS);
@@ -399,6 +420,7 @@ static struct options options_read(int argc, char **argv)
         usage(stderr);
         exit(2);
     }
+    if (!is_known(&options)) exit(2);
     return options;
 }
 
