@@ -464,8 +464,7 @@ static void check_precision(struct jobspec_reading *reading)
 {
     const struct jobspec *spec = reading->spec;
     if (!good(reading, KEY_train_precision, KEY_attention_kind)) return;
-    if (spec->train.precision != PRECISION_BF16 || spec->attention.kind == ATTENTION_IDENTITY ||
-        spec->attention.kind == ATTENTION_FAVOR)
+    if (spec->train.precision != PRECISION_BF16 || spec->attention.kind != ATTENTION_REFORMER)
         return;
     jobspec_report(reading, WARNING_PRECISION, place_of(reading, KEY_train_precision),
                    "workers will refuse to begin", "take precision = \"fp32\" in [train]",

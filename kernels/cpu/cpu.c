@@ -77,7 +77,7 @@ static bool attention_supported(const struct attention *arguments, const char **
         return true;
     case PRECISION_BF16:
         *why_not = "bf16 is not built yet for this attention";
-        return arguments->kind == ATTENTION_IDENTITY || arguments->kind == ATTENTION_FAVOR;
+        return arguments->kind != ATTENTION_REFORMER;
     }
     return false;
 }

@@ -10,14 +10,18 @@
 
 #include "tests/kernels/trial.h"
 
-/* Design section 6: ‖ours - ref‖ / max(‖ref‖, 0.05 ‖dv‖). */
-static const double TOLERANCE = 2e-5;
+/* Design section 6: ‖ours - ref‖ / max(‖ref‖, 0.05 ‖dv‖) of out, dq, dk, dv. */
+static const double TOLERANCES[][4] = {
+    [PRECISION_FP32] = {2e-5, 2e-5, 2e-5, 2e-5},
+    [PRECISION_BF16] = {2e-2, 4e-2, 4e-2, 2e-2},
+};
 
 struct shape {
     int64_t batch, heads, length, dim, width, rank;
     int mask; /* 0: none; 1: padding; 2: every third; 3: all */
     double scale;
     int64_t columns; /* of E and F; 0: length */
+    enum precision precision;
 };
 
 /* q, k and v side by side, as after one projection; the gradients alike. */
@@ -102,6 +106,7 @@ static void trial_run(struct trial *trial, const struct backend *backend, int th
     const struct shape *s = &trial->shape;
     struct attention op = {
         .kind = ATTENTION_LINFORMER,
+        .precision = s->precision,
         .batch = s->batch,
         .heads = s->heads,
         .length = s->length,
@@ -299,9 +304,10 @@ static void head_holds(const struct trial *trial, int64_t b, int64_t h, const ch
     }
     for (int i = 0; i < outcome.parts; i++) {
         const double error = part_error(&outcome.part[i]);
-        cr_expect(error <= TOLERANCE, "%s L %d d %d e %d rank %d mask %d: %s is off by %.3g",
-                  backend, (int)l, (int)d, (int)e, (int)s->rank, s->mask, outcome.part[i].name,
-                  error);
+        cr_expect(error <= TOLERANCES[s->precision][i],
+                  "%s %s L %d d %d e %d rank %d mask %d: %s is off by %.3g", backend,
+                  precision_text(s->precision), (int)l, (int)d, (int)e, (int)s->rank, s->mask,
+                  outcome.part[i].name, error);
     }
     outcome_free(&outcome);
     free(dout);
@@ -371,6 +377,26 @@ Test(linformer, masks)
     }
 }
 
+/* Around the edges of blocks, at odd sizes. */
+Test(linformer, bf16)
+{
+    static const int64_t sizes[][5] = {/* L, d, e, rank, mask */
+                                       {63, 16, 12, 37, 1},
+                                       {65, 9, 5, 33, 0},
+                                       {129, 40, 33, 65, 2},
+                                       {257, 24, 24, 129, 0}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct shape s = plain();
+        s.precision = PRECISION_BF16;
+        s.length = sizes[i][0];
+        s.dim = sizes[i][1];
+        s.width = sizes[i][2];
+        s.rank = sizes[i][3];
+        s.mask = (int)sizes[i][4];
+        shape_holds(s);
+    }
+}
+
 static double loss_of(const struct naive *n, const double *dout)
 {
     const int64_t count = n->shape->length * n->shape->width;
@@ -384,7 +410,8 @@ static double loss_of(const struct naive *n, const double *dout)
 Test(linformer, gradients_are_differences)
 {
     enum { LENGTH = 14, DIM = 5, WIDTH = 4 };
-    struct trial trial = trial_new((struct shape){1, 1, LENGTH, DIM, WIDTH, 6, 2, 1, 0});
+    struct trial trial =
+        trial_new((struct shape){1, 1, LENGTH, DIM, WIDTH, 6, 2, 1, 0, PRECISION_FP32});
     struct naive n = naive_new(&trial, 0, 0);
     double *dout = trial_doubles(trial.dout, LENGTH * WIDTH);
     double *dx[3] = {trial_zeros(LENGTH * DIM), trial_zeros(LENGTH * DIM),
@@ -439,9 +466,10 @@ Test(linformer, large_norms_stay_finite)
 {
     static const double scales[] = {3, 10, 100};
     for (const struct backend *const *backend = trial_backends(); *backend; backend++) {
-        for (size_t i = 0; i < sizeof scales / sizeof scales[0]; i++) {
+        for (size_t i = 0; i < 2 * sizeof scales / sizeof scales[0]; i++) {
             struct shape s = plain();
-            s.scale = scales[i];
+            s.scale = scales[i / 2];
+            s.precision = i % 2 ? PRECISION_BF16 : PRECISION_FP32;
             struct trial trial = trial_new(s);
             trial_run(&trial, *backend, 2);
             for (int64_t j = 0; j < out_count(&s); j++) cr_assert(isfinite(trial.out[j]));

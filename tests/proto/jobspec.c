@@ -437,11 +437,11 @@ Test(jobspec, adaptive_redraws_need_an_error_that_is_measured_in_time)
 
 Test(jobspec, bf16_warns_where_the_attention_has_none)
 {
-    const char *const with_softmax[] = {"train.precision=bf16", "attention.kind=softmax"};
-    cr_assert_eq(parse_with(file_with(0, ""), with_softmax, 2), ST_OK);
+    const char *const with_reformer[] = {"train.precision=bf16", "attention.kind=reformer"};
+    cr_assert_eq(parse_with(file_with(0, ""), with_reformer, 2), ST_OK);
     cr_assert_eq(diagnostics.count, 1, "%s", words());
     cr_expect_str_eq(diagnostics.items[0].code, "W0606");
-    cr_expect(says(&diagnostics.items[0], "kind = \"softmax\" on CPUs"), "%s", words());
+    cr_expect(says(&diagnostics.items[0], "kind = \"reformer\" on CPUs"), "%s", words());
 
     const char *const with_favor[] = {"train.precision=bf16"};
     cr_assert_eq(parse_with(file_with(0, ""), with_favor, 1), ST_OK);

@@ -498,6 +498,8 @@ ParameterizedTestParameters(performer, gradients_in_bf16_are_near_those_in_fp32)
         {"cpu", ATTENTION_IDENTITY, 1},     {"reference", ATTENTION_FAVOR, 3},
         {"reference", ATTENTION_FAVOR, 10}, {"cpu", ATTENTION_IDENTITY, 10},
         {"cpu", ATTENTION_FAVOR, 1},        {"cpu", ATTENTION_FAVOR, 10},
+        {"cpu", ATTENTION_SOFTMAX, 1},      {"cpu", ATTENTION_SOFTMAX, 10},
+        {"cpu", ATTENTION_LINFORMER, 1},    {"cpu", ATTENTION_LINFORMER, 10},
     };
     return cr_make_param_array(struct precision_case, cases, sizeof cases / sizeof cases[0]);
 }
@@ -509,6 +511,7 @@ static float *gradient_in(const struct precision_case *test, enum precision prec
     struct bench bench = {0};
     small_job(&bench.spec);
     bench.spec.attention.kind = test->attention;
+    bench.spec.model.causal = test->attention != ATTENTION_LINFORMER;
     bench.spec.train.precision = precision;
     bench_open(&bench, test->backend);
     fill(&bench);
