@@ -21,16 +21,16 @@
 
 enum {
     SEGMENT = FAVOR_POSITIONS,
-    CHUNK_FP32 = 32,
-    CHUNK_BF16 = 64, /* laying operands out pays by more products */
-    DIAGONAL = 16,   /* rows and columns of the blocks that a triangle is made of */
+    CHUNK = 32,
+    TRIANGLE_STRIDE = CHUNK + 16,
+    DIAGONAL = 16, /* rows and columns of the blocks that a triangle is made of */
     FEW_HEADS = 4,
     STRETCHES = 8,     /* wanted of all heads together, where there are fewer heads than that */
     STRETCH_MIN = 1024 /* rows of a stretch at least */
 };
 
 /* A block of a triangle reads on to the end of its chunk. */
-_Static_assert((int)CHUNK_BF16 <= (int)PANEL || DIAGONAL % PANEL == 0, "a block may cross panels");
+_Static_assert((int)CHUNK <= (int)PANEL || DIAGONAL % PANEL == 0, "a block may cross panels");
 
 /* To base 2; about exp(40). */
 #define GROWTH 58.0f
@@ -40,8 +40,6 @@ struct plan {
     const struct attention_backward *backward; /* NULL in the forward pass */
     int64_t segments;                          /* of a head */
     int64_t stretch, stretches;                /* segments of a stretch, stretches of a head */
-    int64_t chunk;                             /* positions of a chunk at most */
-    int64_t triangle_stride;                   /* of rows s, columns t >= s of a chunk */
     int64_t rows;                              /* floats of a number for each position of a head */
     /* Floats of a head's: (segments, state): S; (rows): inverse denominators; (rows): running maxima. */
     int64_t saved;
@@ -56,12 +54,12 @@ struct plan {
 struct tiles {
     struct favor_tile query, key;  /* of a segment */
     struct favor_rooms rooms;      /* of a chunk */
-    uint32_t *triangle_room;       /* (chunk, chunk) */
+    uint32_t *triangle_room;       /* (CHUNK, CHUNK) */
     float *state, *later;          /* S, U */
-    float *quotient, *denominator; /* (chunk, values_stride) (chunk) */
-    float *weights;                /* (chunk, triangle_stride): φ(k_s) . φ(q_t) */
-    float *dweights;               /* (SEGMENT, triangle_stride): (v_s, 1) . g_t, of all chunks */
-    float *dweights_back;          /* (chunk, triangle_stride): of a chunk, transposed */
+    float *quotient, *denominator; /* (CHUNK, values_stride) (CHUNK) */
+    float *weights;                /* (CHUNK, TRIANGLE_STRIDE): φ(k_s) . φ(q_t) */
+    float *dweights;               /* (SEGMENT, TRIANGLE_STRIDE): (v_s, 1) . g_t, of all chunks */
+    float *dweights_back;          /* (CHUNK, TRIANGLE_STRIDE): of a chunk, transposed */
     float *gradients;              /* (SEGMENT, values_stride): g_t */
     float *gradient_columns, *value_columns; /* (e + 1, FAVOR_STRIDE): gᵀ, (v, 1)ᵀ */
     float *dfeatures;                        /* (features, FAVOR_STRIDE) */
@@ -72,22 +70,21 @@ static size_t tiles_take(const struct plan *plan, float *base, struct tiles *til
     const struct favor *favor = &plan->favor;
     const enum precision precision = favor->call->precision;
     const int64_t columns = (favor->call->value_dim + 1) * FAVOR_STRIDE;
-    const int64_t chunk = plan->chunk, triangle = chunk * plan->triangle_stride;
     /* Stretches are summed by segments. */
-    const int64_t positions = plan->stretches > 1 ? SEGMENT : chunk;
+    const int64_t positions = plan->stretches > 1 ? SEGMENT : CHUNK;
     struct scratch scratch = {base, 0};
     tiles->query = CPU(favor_tile_take)(favor, &scratch);
     tiles->key = CPU(favor_tile_take)(favor, &scratch);
     tiles->rooms = CPU(favor_rooms_take)(favor, positions, plan->backward != NULL, &scratch);
-    tiles->triangle_room = operand_room(&scratch, precision, operand_columns_words(chunk, chunk));
+    tiles->triangle_room = operand_room(&scratch, precision, operand_columns_words(CHUNK, CHUNK));
     tiles->state = scratch_take(&scratch, favor->state);
-    tiles->quotient = scratch_take(&scratch, chunk * favor->values_stride);
-    tiles->denominator = scratch_take(&scratch, chunk);
-    tiles->weights = scratch_take(&scratch, triangle);
+    tiles->quotient = scratch_take(&scratch, CHUNK * favor->values_stride);
+    tiles->denominator = scratch_take(&scratch, CHUNK);
+    tiles->weights = scratch_take(&scratch, CHUNK * TRIANGLE_STRIDE);
     if (!plan->backward) return scratch.used;
     tiles->later = scratch_take(&scratch, favor->state);
-    tiles->dweights = scratch_take(&scratch, SEGMENT * plan->triangle_stride);
-    tiles->dweights_back = scratch_take(&scratch, triangle);
+    tiles->dweights = scratch_take(&scratch, SEGMENT * TRIANGLE_STRIDE);
+    tiles->dweights_back = scratch_take(&scratch, CHUNK * TRIANGLE_STRIDE);
     tiles->gradients = scratch_take(&scratch, SEGMENT * favor->values_stride);
     tiles->gradient_columns = scratch_take(&scratch, columns);
     tiles->value_columns = scratch_take(&scratch, columns);
@@ -110,8 +107,6 @@ static size_t plan_make(struct plan *plan, const struct attention *call,
     plan->stretch = larger(STRETCH_MIN / SEGMENT, pieces_of(plan->segments, wanted));
     if (wanted == 1) plan->stretch = plan->segments;
     plan->stretches = pieces_of(plan->segments, plan->stretch);
-    plan->chunk = call->precision == PRECISION_BF16 ? CHUNK_BF16 : CHUNK_FP32;
-    plan->triangle_stride = plan->chunk + 16;
     plan->rows = (int64_t)scratch_floats(call->length);
     plan->saved = plan->segments * plan->favor.state + 2 * plan->rows;
 
@@ -200,10 +195,10 @@ struct segment {
     struct chunk chunk[SEGMENT];
 };
 
-static int64_t chunk_count(const float *maximum, int64_t from, int64_t end, int64_t most)
+static int64_t chunk_count(const float *maximum, int64_t from, int64_t end)
 {
     int64_t at = from + 1;
-    while (at < end && at < from + most && !(maximum[at] - maximum[from] > GROWTH)) at++;
+    while (at < end && at < from + CHUNK && !(maximum[at] - maximum[from] > GROWTH)) at++;
     return at - from;
 }
 
@@ -212,7 +207,7 @@ static void segment_cut(const struct plan *plan, const float *maximum, struct se
 {
     segment->chunks = 0;
     for (int64_t from = 0; from < segment->count;) {
-        const int64_t rows = chunk_count(maximum, from, segment->count, plan->chunk);
+        const int64_t rows = chunk_count(maximum, from, segment->count);
         segment->chunk[segment->chunks++] =
             (struct chunk){from, rows, unit_of(plan, maximum[from + rows - 1])};
         from += rows;
@@ -284,15 +279,15 @@ static struct segment segment_at(const struct plan *plan, const struct head *hea
 
 /* T = aᵀ b; a, b columns (k, count) */
 static void triangle_make(int64_t count, int64_t k, struct operand a, struct operand b,
-                          float *triangle, int64_t stride)
+                          float *triangle)
 {
     for (int64_t s = 0; s < count; s += DIAGONAL) {
         const int64_t rows = smaller(DIAGONAL, count - s);
         CPU(operand_multiply_tn)
         (rows, count - s, k, CPU(operand_columns_from)(a, 0, s), CPU(operand_columns_from)(b, 0, s),
-         false, triangle + s * stride + s, stride);
+         false, triangle + s * TRIANGLE_STRIDE + s, TRIANGLE_STRIDE);
         for (int64_t i = s; i < s + rows; i++)
-            memset(triangle + i * stride, 0, (size_t)i * sizeof *triangle);
+            memset(triangle + i * TRIANGLE_STRIDE, 0, (size_t)i * sizeof *triangle);
     }
 }
 
@@ -343,13 +338,13 @@ static void triangle_spread_back(int64_t m, int64_t count, struct operand a,
 }
 
 /* sum (count) += Σ_s T (s, t) */
-static void triangle_add_rows(int64_t count, const float *triangle, int64_t stride, float *sum)
+static void triangle_add_rows(int64_t count, const float *triangle, float *sum)
 {
     for (int64_t s = 0; s < count; s++) {
         for (int64_t t = s / DIAGONAL * DIAGONAL; t < count; t += LANES)
             lanes_store_row(sum, t, count,
                             lanes_load_row(sum, t, count, 0) +
-                                lanes_load_row(triangle + s * stride, t, count, 0));
+                                lanes_load_row(triangle + s * TRIANGLE_STRIDE, t, count, 0));
     }
 }
 
@@ -381,10 +376,10 @@ static struct operand chunk_columns(const struct plan *plan, const struct favor_
 }
 
 /* A chunk's triangle, summed along s. */
-static struct operand triangle_columns(const struct plan *plan, const struct tiles *tiles,
-                                       const struct chunk *chunk, const float *triangle)
+static struct operand triangle_columns(const struct tiles *tiles, const struct chunk *chunk,
+                                       const float *triangle)
 {
-    return CPU(operand_columns)(chunk->count, chunk->count, triangle, plan->triangle_stride,
+    return CPU(operand_columns)(chunk->count, chunk->count, triangle, TRIANGLE_STRIDE,
                                 tiles->triangle_room);
 }
 
@@ -401,14 +396,13 @@ static void chunk_forward(const struct plan *plan, const struct head *head,
     const struct operand key = chunk_columns(plan, &tiles->key, chunk, tiles->rooms.other_columns);
     const struct operand values = chunk_values(plan, head, tiles, segment, chunk);
 
-    triangle_make(count, favor->features, key, query, tiles->weights, plan->triangle_stride);
+    triangle_make(count, favor->features, key, query, tiles->weights);
     CPU(favor_query_state)
     (favor, count, query, state_columns(favor, tiles->state, &tiles->rooms), tiles->quotient,
      tiles->denominator);
-    triangle_sum_before(count, call->value_dim,
-                        triangle_columns(plan, tiles, chunk, tiles->weights), values,
-                        tiles->quotient, favor->values_stride);
-    triangle_add_rows(count, tiles->weights, plan->triangle_stride, tiles->denominator);
+    triangle_sum_before(count, call->value_dim, triangle_columns(tiles, chunk, tiles->weights),
+                        values, tiles->quotient, favor->values_stride);
+    triangle_add_rows(count, tiles->weights, tiles->denominator);
     CPU(favor_divide)
     (favor, tiles->quotient, tiles->denominator, count, rows_from(call->out, head, from),
      head->inverse ? head->inverse + from : NULL);
@@ -582,13 +576,13 @@ static void chunk_queries_backward(const struct plan *plan, const struct head *h
         tile_columns(wide, count, tiles->value_columns + at, rooms->value_columns);
     const struct operand gradients =
         tile_columns(wide, count, tiles->gradient_columns + at, rooms->gradient_columns);
-    float *dweights = tiles->dweights + at * plan->triangle_stride;
+    float *dweights = tiles->dweights + at * TRIANGLE_STRIDE;
 
-    triangle_make(count, wide, values, gradients, dweights, plan->triangle_stride);
+    triangle_make(count, wide, values, gradients, dweights);
     CPU(operand_multiply)
     (favor->features, count, wide, state_rows(favor, tiles->state, rooms), gradients, false,
      tiles->dfeatures, FAVOR_STRIDE);
-    triangle_spread(favor->features, count, keys, triangle_columns(plan, tiles, chunk, dweights),
+    triangle_spread(favor->features, count, keys, triangle_columns(tiles, chunk, dweights),
                     tiles->dfeatures);
     CPU(favor_features_backward)
     (favor, rows_from(favor->call->q, head, from), at, count, &tiles->query, tiles->dfeatures,
@@ -629,7 +623,7 @@ static void chunk_keys_backward(const struct plan *plan, const struct head *head
     const struct favor *favor = &plan->favor;
     const struct favor_rooms *rooms = &tiles->rooms;
     const int64_t count = chunk->count, at = chunk->from, from = segment->from + at;
-    const int64_t e = favor->call->value_dim, stride = plan->triangle_stride;
+    const int64_t e = favor->call->value_dim;
     const struct operand keys = chunk_columns(plan, &tiles->key, chunk, rooms->columns);
     const struct operand queries = chunk_rows(plan, tiles, &tiles->query, chunk);
     const struct operand gradients = chunk_gradients(plan, tiles, chunk);
@@ -638,23 +632,23 @@ static void chunk_keys_backward(const struct plan *plan, const struct head *head
     const struct rows dv = rows_from(plan->backward->dv, head, from);
 
     triangle_make(count, favor->features, keys,
-                  chunk_columns(plan, &tiles->query, chunk, rooms->other_columns), tiles->weights,
-                  stride);
+                  chunk_columns(plan, &tiles->query, chunk, rooms->other_columns), tiles->weights);
     CPU(operand_multiply_tn)
     (count, e, favor->features, keys, state_columns(favor, tiles->later, rooms), false, dv.data,
      dv.stride);
     triangle_sum_after(
-        count, e, CPU(operand_rows)(count, count, tiles->weights, stride, tiles->triangle_room),
+        count, e,
+        CPU(operand_rows)(count, count, tiles->weights, TRIANGLE_STRIDE, tiles->triangle_room),
         gradients, dv);
 
     CPU(transpose)
-    (count, count, tiles->dweights + at * stride, stride, tiles->dweights_back, stride);
+    (count, count, tiles->dweights + at * TRIANGLE_STRIDE, TRIANGLE_STRIDE, tiles->dweights_back,
+     TRIANGLE_STRIDE);
     CPU(operand_multiply)
     (favor->features, count, e + 1, state_rows(favor, tiles->later, rooms), values, false,
      tiles->dfeatures, FAVOR_STRIDE);
     triangle_spread_back(favor->features, count, queries,
-                         triangle_columns(plan, tiles, chunk, tiles->dweights_back),
-                         tiles->dfeatures);
+                         triangle_columns(tiles, chunk, tiles->dweights_back), tiles->dfeatures);
     CPU(favor_features_backward)
     (favor, rows_from(favor->call->k, head, from), at, count, &tiles->key, tiles->dfeatures,
      rooms->columns, rows_from(plan->backward->dk, head, from));
