@@ -395,6 +395,7 @@ static struct case_of_attention attention_new(const struct backend *backend,
                                      .out = trial_unwritten(HEADS * l * e)};
     made.op = (struct attention){.kind = ATTENTION_FAVOR,
                                  .kernel = KERNEL_SOFTMAX_POSITIVE,
+                                 .precision = shape->precision,
                                  .causal = !shape->bare,
                                  .epsilon = 1e-6f,
                                  .batch = 1,
@@ -655,6 +656,7 @@ static const struct shape SHAPES[] = {
     {.rows = 514, .in = 128, .out = 67, .length = 257, .rate = 0.1f},
     {.rows = 521, .in = 31, .out = 8, .length = 521, .aliased = true},
 };
+enum { ALL_SHAPES = sizeof SHAPES / sizeof SHAPES[0], FIRST_OF_MANY_KEYS = 4, FIRST_LONG = 7 };
 
 static void outcome_hold(const struct outcome *outcome, const struct outcome *single,
                          double tolerance, const char *name)
@@ -686,9 +688,9 @@ static void shape_hold(const struct backend *backend, const char *op, trial *run
     for (int i = 0; i < 3; i++) outcome_free(&outcome[i]);
 }
 
-/* By the reference, and by every instruction set that this machine has. bf16 rounds what a product reads and nothing
- * else, so its tolerance is no other. */
-static void op_hold(const char *op, trial *run, enum precision precision, double tolerance)
+/* With some of the shapes, by the reference, and by every instruction set that this machine has. */
+static void shapes_hold(const char *op, trial *run, enum precision precision, double tolerance,
+                        size_t first, size_t end)
 {
 #define ISA_TEXT(isa, text) text,
     static const char *const names[] = {"reference", CPU_ISAS(ISA_TEXT)};
@@ -697,7 +699,7 @@ static void op_hold(const char *op, trial *run, enum precision precision, double
         struct backend backend = *backend_find(i == 0 ? "reference" : "cpu");
         if (i > 0 && cpu_backend_override_isa(&backend, names[i]) == ST_UNSUPPORTED) continue;
         backend.name = names[i];
-        for (size_t j = 0; j < sizeof SHAPES / sizeof SHAPES[0]; j++) {
+        for (size_t j = first; j < end; j++) {
             struct shape shape = SHAPES[j];
             shape.precision = precision;
             shape_hold(&backend, op, run, tolerance, &shape);
@@ -705,12 +707,26 @@ static void op_hold(const char *op, trial *run, enum precision precision, double
     }
 }
 
+static void op_hold(const char *op, trial *run, enum precision precision, double tolerance)
+{
+    shapes_hold(op, run, precision, tolerance, 0, ALL_SHAPES);
+}
+
+/* bf16 rounds what a product reads and nothing else, so its tolerance is no other. */
 Test(conformance, products_in_bf16)
 {
     op_hold("linear", linear_trial, PRECISION_BF16, TOLERANCE_linear);
     op_hold("linear_backward", linear_backward_trial, PRECISION_BF16, TOLERANCE_linear_backward);
     op_hold("linear_gelu", linear_gelu_trial, PRECISION_BF16, TOLERANCE_linear_gelu);
     op_hold("linear_residual", linear_residual_trial, PRECISION_BF16, TOLERANCE_linear_residual);
+}
+
+/* Design section 6. Of few keys what comes back is a difference of equal terms, of which bf16 leaves no digits. */
+Test(conformance, attention_in_bf16)
+{
+    shapes_hold("attention", attention_trial, PRECISION_BF16, 2e-2, FIRST_OF_MANY_KEYS, FIRST_LONG);
+    shapes_hold("attention_backward", attention_backward_trial, PRECISION_BF16, 4e-2,
+                FIRST_OF_MANY_KEYS, FIRST_LONG);
 }
 
 #define OP_TEST(op)                                               \
