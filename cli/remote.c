@@ -12,8 +12,8 @@ enum status remote_open(const struct invocation *invocation, int timeout_ms, str
     else
         client_default_url(opened.url, sizeof opened.url);
     enum status status = client_open(opened.url, &opened.client, fault);
-    /* ST_INVALID is said of job files; a URL that cannot be used is a daemon that cannot be reached. */
-    if (status == ST_INVALID) status = fault->status = ST_UNREACHABLE;
+    /* Others are said of job files and runs; here it is a daemon that cannot be reached. */
+    if (status != ST_OK && status != ST_NOT_PERMITTED) status = fault->status = ST_UNREACHABLE;
     if (status == ST_OK) *remote = opened;
     return status;
 }

@@ -12,7 +12,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/environment.h"
 #include "daemon/memory.h"
 #include "daemon/response.h"
 #include "daemon/spool.h"
@@ -131,6 +130,28 @@ static enum status write_plan(const struct effect *effect, const struct launch_o
     return status;
 }
 
+/* The certificate lies beside it: ranks on other hosts share this directory, and not the daemon's. */
+static enum status write_environment(const struct driver *driver, const struct effect *effect,
+                                     const struct launch_order *order, struct fault *fault)
+{
+    const struct way_in *way = driver->launcher->remote ? &driver->remote : &driver->local;
+    struct environment environment = {.url = way->url, .token = effect->token};
+    char path[FILE_PATH_MAX];
+    enum status status = ST_OK;
+    if (!way->url)
+        return fault_set(
+            fault, ST_REFUSED,
+            "its ranks run on other hosts, and this daemon listens on no network: start "
+            "it with --listen tls+tcp://HOST:PORT");
+    if (way->certificate) {
+        snprintf(path, sizeof path, "%s/ca.pem", order->attempt_directory);
+        status = write_text(order->attempt_directory, "ca.pem", way->certificate, fault);
+        environment.tls_ca = path;
+    }
+    if (status != ST_OK) return status;
+    return environment_write(order->attempt_directory, &environment, fault);
+}
+
 /* Plan before fence: an attempt that may write has been told what to do. */
 static enum status prepare_attempt(const struct driver *driver, const struct effect *effect,
                                    struct launch_order *order, struct fault *fault)
@@ -141,12 +162,11 @@ static enum status prepare_attempt(const struct driver *driver, const struct eff
                       sizeof order->attempt_directory);
     text_copy(order->nonce, sizeof order->nonce, effect->nonce);
     order->ranks = effect->ranks;
-    const struct environment environment = {.url = driver->url, .token = effect->token};
 
     enum status status = ensure_job(driver, effect->run, effect->run_id, fault);
     if (status == ST_OK) status = make_directories(order->attempt_directory, fault);
     if (status == ST_OK) status = write_plan(effect, order, fault);
-    if (status == ST_OK) status = environment_write(order->attempt_directory, &environment, fault);
+    if (status == ST_OK) status = write_environment(driver, effect, order, fault);
     if (status == ST_OK) status = write_text(order->run_directory, "fence", effect->nonce, fault);
     return status;
 }

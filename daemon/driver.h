@@ -8,6 +8,7 @@
  */
 
 #include "daemon/coordinator.h"
+#include "daemon/environment.h"
 #include "daemon/launcher.h"
 #include "daemon/state_directory.h"
 #include "daemon/store.h"
@@ -25,7 +26,7 @@ struct driver {
     struct store *store;
     const struct state_directory *directory;
     struct attempt_launcher *launcher;
-    const char *url; /* for the workers */
+    struct way_in local, remote; /* for ranks on this machine, and on others */
     struct tended *tended;
     bool store_failing; /* said once, until it works again */
 };

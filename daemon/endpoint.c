@@ -1,20 +1,30 @@
 #include "daemon/endpoint.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/rep.h>
+#include <nng/supplemental/tls/tls.h>
 #include <nng/transport/ipc/ipc.h>
+#include <nng/transport/tls/tls.h>
 #include <uv.h>
 
+#include "daemon/handshakes.h"
+#include "proto/logline.h"
 #include "proto/wire.h"
 
 /*
@@ -23,39 +33,51 @@
  *   RECEIVING --frame--> queued --loop--> handler --> SENDING --sent--> RECEIVING
  *   `---- on nng's threads ----'`-- on the loop's ---'`--- nng's ------'
  *
- * Connections that have not said a word are counted in `silent`: where one ends without a request, it was
- * no client of ours (nng ends those that claim too large a frame). There is a bound on them.
+ * No connection proves more than a uid, so each request is identified before anything of it is looked at, and who is not
+ * known hears one sentence, whatever was asked. Requests beyond CONTEXTS wait in their connections, one of each in turn.
  *
  * What rude peers can do: one that leaves before nng has greeted it makes nng pause for up to 100 ms before it
- * accepts the next, so others wait for that long. Who may connect at all is the socket's owner (mode 0600).
+ * accepts the next, so others wait for that long.
  */
 
 enum {
-    CONTEXTS = 32,
-    SILENT_MAX = 256,
+    CONTEXTS = 64,
+    SEND_MS = 5000,         /* who does not take an answer for so long has no use for it */
+    OVERDUE_MS = 500,       /* how often it is looked whose time is up */
+    SAY_MS = 1000,          /* refusals that are logged are this far apart */
+    OWN_DESCRIPTORS = 1024, /* database, files of attempts, handshakes */
 };
+
+const struct connection_limits endpoint_limits = {.total = 16384,
+                                                  .of_peer = 8192,
+                                                  .strangers = 256,
+                                                  .stranger_ms = 5000,
+                                                  .requests = 4,
+                                                  .tries = 4};
 
 struct exchange {
     struct endpoint *endpoint;
     nng_ctx context;
     nng_aio *aio;
-    bool sending;
+    bool sending, begun; /* the request counts among those of its connection */
     nng_msg *request;
+    uint32_t connection;   /* that the request came over */
     struct exchange *next; /* in the queue */
 };
 
 struct endpoint {
     nng_socket socket;
-    endpoint_handler *handler;
-    void *handler_context;
+    struct endpoint_service service;
     uv_async_t wake;
+    uv_timer_t timer;
+    int handles; /* of these two, that are not closed */
     struct exchange exchanges[CONTEXTS];
     int exchange_count;
 
     pthread_mutex_t mutex; /* guards what follows; held for moments only */
     struct exchange *first, *last;
-    nng_pipe silent[SILENT_MAX]; /* (silent_count), oldest first */
-    int silent_count;
+    struct connections *connections;
+    uint64_t said_ms;
 
     atomic_uint_fast64_t rejected;
     atomic_bool closing;
@@ -95,106 +117,123 @@ __attribute__((visibility("default"))) ssize_t sendmsg(int socket, const struct 
     return sent;
 }
 
-/* ---- connections that have not said a word ---- */
-
-/* Under the mutex; the others stay in order of age. */
-static void silent_forget(struct endpoint *endpoint, int place)
+/* As many descriptors as connections may need, as far as the system allows it. */
+static void raise_descriptor_limit(size_t connections)
 {
-    endpoint->silent_count--;
-    memmove(&endpoint->silent[place], &endpoint->silent[place + 1],
-            (size_t)(endpoint->silent_count - place) * sizeof endpoint->silent[0]);
+    struct rlimit limit;
+    rlim_t wanted = connections + OWN_DESCRIPTORS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted) return;
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-/* Who has been silent for longest makes room: a crowd that says nothing keeps nobody out. */
-static void silent_add(struct endpoint *endpoint, nng_pipe pipe)
+/* ---- connections ---- */
+
+static uint32_t id_of(nng_pipe pipe)
 {
-    nng_pipe oldest = NNG_PIPE_INITIALIZER;
-    pthread_mutex_lock(&endpoint->mutex);
-    if (endpoint->silent_count == SILENT_MAX) {
-        oldest = endpoint->silent[0];
-        silent_forget(endpoint, 0);
+    return (uint32_t)nng_pipe_id(pipe);
+}
+
+static void close_id(uint32_t id)
+{
+    nng_pipe_close((nng_pipe){.id = id});
+}
+
+/* Of a pipe from the network. False: it is from this machine. */
+static bool address_of(nng_pipe pipe, struct tcp_peer *peer)
+{
+    nng_sockaddr address;
+    *peer = (struct tcp_peer){.port = 0};
+    if (nng_pipe_get_addr(pipe, NNG_OPT_REMADDR, &address) != 0) return false;
+    if (address.s_family == NNG_AF_INET) {
+        peer->family = AF_INET;
+        memcpy(peer->address, &address.s_in.sa_addr, sizeof address.s_in.sa_addr);
+        peer->port = address.s_in.sa_port;
+    } else if (address.s_family == NNG_AF_INET6) {
+        peer->family = AF_INET6;
+        memcpy(peer->address, address.s_in6.sa_addr, sizeof address.s_in6.sa_addr);
+        peer->port = address.s_in6.sa_port;
     }
-    endpoint->silent[endpoint->silent_count++] = pipe;
+    return peer->port != 0;
+}
+
+static struct peer peer_of(nng_pipe pipe)
+{
+    struct peer peer = {.name = "unknown"};
+    struct tcp_peer address;
+    uint64_t uid;
+    if (nng_pipe_get_uint64(pipe, NNG_OPT_IPC_PEER_UID, &uid) == 0) {
+        peer.local = true;
+        peer.uid = (uid_t)uid;
+        snprintf(peer.name, sizeof peer.name, "uid %u", (unsigned)uid);
+    } else if (address_of(pipe, &address)) {
+        handshakes_done(&address);
+        inet_ntop(address.family, address.address, peer.name, sizeof peer.name);
+    }
+    return peer;
+}
+
+/* Refusals are logged, but a crowd of them does not fill the log. */
+static void say_refused(struct endpoint *endpoint, const char *peer, const char *why)
+{
+    uint64_t now = handshakes_now_ms();
+    pthread_mutex_lock(&endpoint->mutex);
+    bool due = now - endpoint->said_ms >= SAY_MS;
+    if (due) endpoint->said_ms = now;
     pthread_mutex_unlock(&endpoint->mutex);
-    if (nng_pipe_id(oldest) <= 0) return;
     atomic_fetch_add(&endpoint->rejected, 1);
-    nng_pipe_close(oldest);
+    if (due) log_warn("peer-refused", "%s: %s", peer, why);
 }
 
-/* Forgets `pipe`; whether it was there. */
-static bool silent_remove(struct endpoint *endpoint, nng_pipe pipe)
+static void connection_opens(struct endpoint *endpoint, nng_pipe pipe)
 {
-    bool found = false;
+    struct peer peer = peer_of(pipe);
+    uint32_t oldest;
     pthread_mutex_lock(&endpoint->mutex);
-    for (int i = 0; i < endpoint->silent_count && !found; i++) {
-        if (nng_pipe_id(endpoint->silent[i]) != nng_pipe_id(pipe)) continue;
-        silent_forget(endpoint, i);
-        found = true;
-    }
+    enum status status =
+        connections_add(endpoint->connections, id_of(pipe), &peer, handshakes_now_ms(), &oldest);
     pthread_mutex_unlock(&endpoint->mutex);
-    return found;
+    if (status != ST_OK) {
+        nng_pipe_close(pipe);
+        say_refused(endpoint, peer.name, "it has too many connections, or all have");
+    } else if (oldest != 0) {
+        close_id(oldest);
+        say_refused(endpoint, peer.name, "too many connections that say nothing");
+    }
+}
+
+static void connection_ends(struct endpoint *endpoint, nng_pipe pipe)
+{
+    pthread_mutex_lock(&endpoint->mutex);
+    bool stranger = connections_remove(endpoint->connections, id_of(pipe));
+    pthread_mutex_unlock(&endpoint->mutex);
+    if (stranger) atomic_fetch_add(&endpoint->rejected, 1);
 }
 
 static void pipe_changed(nng_pipe pipe, nng_pipe_ev event, void *argument)
 {
-    struct endpoint *endpoint = argument;
-    if (event == NNG_PIPE_EV_ADD_PRE) {
-        silent_add(endpoint, pipe);
-    } else if (silent_remove(endpoint, pipe)) {
+    if (event == NNG_PIPE_EV_ADD_PRE)
+        connection_opens(argument, pipe);
+    else
+        connection_ends(argument, pipe);
+}
+
+/* The loop's thread. */
+static void close_overdue(uv_timer_t *timer)
+{
+    struct endpoint *endpoint = timer->data;
+    atomic_fetch_add(&endpoint->rejected, (unsigned)handshakes_expire(handshakes_now_ms()));
+    for (;;) {
+        pthread_mutex_lock(&endpoint->mutex);
+        uint32_t id = connections_overdue(endpoint->connections, handshakes_now_ms());
+        pthread_mutex_unlock(&endpoint->mutex);
+        if (id == 0) return;
+        close_id(id);
         atomic_fetch_add(&endpoint->rejected, 1);
     }
 }
 
-/* ---- nng's threads ---- */
-
-static void exchange_receive(struct exchange *exchange)
-{
-    exchange->sending = false;
-    nng_ctx_recv(exchange->context, exchange->aio);
-}
-
-static void exchange_queue(struct exchange *exchange, nng_msg *request)
-{
-    struct endpoint *endpoint = exchange->endpoint;
-    exchange->request = request;
-    exchange->next = NULL;
-    pthread_mutex_lock(&endpoint->mutex);
-    if (endpoint->last)
-        endpoint->last->next = exchange;
-    else
-        endpoint->first = exchange;
-    endpoint->last = exchange;
-    pthread_mutex_unlock(&endpoint->mutex);
-    uv_async_send(&endpoint->wake);
-}
-
-static void exchange_moved(void *argument)
-{
-    struct exchange *exchange = argument;
-    int error = nng_aio_result(exchange->aio);
-    if (error != 0 && exchange->sending) nng_msg_free(nng_aio_get_msg(exchange->aio));
-    if (atomic_load(&exchange->endpoint->closing)) return;
-
-    if (error != 0 || exchange->sending) {
-        exchange_receive(exchange); /* also where the asker has gone */
-    } else {
-        nng_msg *request = nng_aio_get_msg(exchange->aio);
-        silent_remove(exchange->endpoint, nng_msg_get_pipe(request));
-        exchange_queue(exchange, request);
-    }
-}
-
-/* ---- the loop's thread ---- */
-
-static struct exchange *queue_take(struct endpoint *endpoint)
-{
-    pthread_mutex_lock(&endpoint->mutex);
-    struct exchange *exchange = endpoint->first;
-    if (exchange) endpoint->first = exchange->next;
-    if (!endpoint->first) endpoint->last = NULL;
-    pthread_mutex_unlock(&endpoint->mutex);
-    return exchange;
-}
+/* ---- an exchange, on nng's threads or the loop's ---- */
 
 static Performer__Response *refusal(enum status status, const char *text)
 {
@@ -206,20 +245,86 @@ static Performer__Response *refusal(enum status status, const char *text)
     return response;
 }
 
-/* The frame's answer, whatever the frame was; NULL out of memory. */
-static Performer__Response *answer_frame(struct endpoint *endpoint, nng_msg *frame)
+static void exchange_receive(struct exchange *exchange)
 {
-    Performer__Request *request;
-    struct fault fault;
-    enum status status =
-        wire_unpack_request(nng_msg_body(frame), nng_msg_len(frame), &request, &fault);
-    if (status != ST_OK) {
-        atomic_fetch_add(&endpoint->rejected, 1);
-        return refusal(status, fault.text);
+    exchange->sending = false;
+    nng_aio_set_timeout(exchange->aio, NNG_DURATION_INFINITE);
+    nng_ctx_recv(exchange->context, exchange->aio);
+}
+
+/* Answered, or never to be: its request counts no longer. */
+static void exchange_done(struct exchange *exchange)
+{
+    struct endpoint *endpoint = exchange->endpoint;
+    if (!exchange->begun) return;
+    pthread_mutex_lock(&endpoint->mutex);
+    connections_end(endpoint->connections, exchange->connection);
+    pthread_mutex_unlock(&endpoint->mutex);
+    exchange->begun = false;
+}
+
+static void exchange_queue(struct exchange *exchange)
+{
+    struct endpoint *endpoint = exchange->endpoint;
+    exchange->next = NULL;
+    pthread_mutex_lock(&endpoint->mutex);
+    if (endpoint->last)
+        endpoint->last->next = exchange;
+    else
+        endpoint->first = exchange;
+    endpoint->last = exchange;
+    pthread_mutex_unlock(&endpoint->mutex);
+    uv_async_send(&endpoint->wake);
+}
+
+static void exchange_arrived(struct exchange *exchange, nng_msg *request)
+{
+    struct endpoint *endpoint = exchange->endpoint;
+    exchange->request = request;
+    exchange->connection = id_of(nng_msg_get_pipe(request));
+    pthread_mutex_lock(&endpoint->mutex);
+    exchange->begun = connections_begin(endpoint->connections, exchange->connection);
+    pthread_mutex_unlock(&endpoint->mutex);
+    exchange_queue(exchange);
+}
+
+static void exchange_sent(struct exchange *exchange, int error)
+{
+    if (error == 0) {
+        exchange_done(exchange);
+        exchange_receive(exchange);
+    } else {
+        exchange->request = nng_aio_get_msg(exchange->aio);
+        exchange_done(exchange);
+        exchange_queue(exchange);
     }
-    Performer__Response *response = endpoint->handler(endpoint->handler_context, request);
-    performer__request__free_unpacked(request, NULL);
-    return response;
+}
+
+static void exchange_moved(void *argument)
+{
+    struct exchange *exchange = argument;
+    int error = nng_aio_result(exchange->aio);
+    if (atomic_load(&exchange->endpoint->closing)) {
+        if (error != 0 && exchange->sending) nng_msg_free(nng_aio_get_msg(exchange->aio));
+    } else if (exchange->sending) {
+        exchange_sent(exchange, error);
+    } else if (error != 0) {
+        exchange_receive(exchange);
+    } else {
+        exchange_arrived(exchange, nng_aio_get_msg(exchange->aio));
+    }
+}
+
+/* ---- the loop's thread ---- */
+
+/* No answer, and the end of the connection. On nng's threads its own close may wait for ever for what it interrupts. */
+static void exchange_drop(struct exchange *exchange)
+{
+    exchange_done(exchange);
+    nng_msg_free(exchange->request);
+    exchange->request = NULL;
+    close_id(exchange->connection);
+    exchange_receive(exchange);
 }
 
 /* Puts the response, or what can be said where it does not fit, into the message. */
@@ -240,28 +345,103 @@ static enum status response_write(Performer__Response *response, nng_msg *messag
     return status;
 }
 
-static void exchange_answer(struct exchange *exchange)
+/* Takes the response. */
+static void exchange_send(struct exchange *exchange, Performer__Response *response)
 {
-    Performer__Response *response = answer_frame(exchange->endpoint, exchange->request);
     nng_msg_clear(exchange->request);
     enum status status = response_write(response, exchange->request);
     if (response) performer__response__free_unpacked(response, NULL);
     if (status != ST_OK) { /* no memory to say so: the asker asks again */
-        nng_msg_free(exchange->request);
-        exchange->request = NULL;
-        exchange_receive(exchange);
+        exchange_drop(exchange);
         return;
     }
     nng_aio_set_msg(exchange->aio, exchange->request);
+    nng_aio_set_timeout(exchange->aio, SEND_MS);
     exchange->request = NULL;
     exchange->sending = true;
     nng_ctx_send(exchange->context, exchange->aio);
 }
 
+static struct exchange *queue_take(struct endpoint *endpoint)
+{
+    pthread_mutex_lock(&endpoint->mutex);
+    struct exchange *exchange = endpoint->first;
+    if (exchange) endpoint->first = exchange->next;
+    if (!endpoint->first) endpoint->last = NULL;
+    pthread_mutex_unlock(&endpoint->mutex);
+    return exchange;
+}
+
+/* False: who asks is not known. The peer is given in any case. */
+static bool identify(struct exchange *exchange, const Performer__Request *request,
+                     struct peer *peer, struct caller *caller)
+{
+    struct endpoint *endpoint = exchange->endpoint;
+    const struct endpoint_service *service = &endpoint->service;
+    pthread_mutex_lock(&endpoint->mutex);
+    bool there = connections_peer(endpoint->connections, exchange->connection, peer);
+    pthread_mutex_unlock(&endpoint->mutex);
+    if (!there || service->identify(service->context, peer, request, caller) != ST_OK) return false;
+    pthread_mutex_lock(&endpoint->mutex);
+    connections_prove(endpoint->connections, exchange->connection);
+    pthread_mutex_unlock(&endpoint->mutex);
+    return true;
+}
+
+static Performer__Response *answer_request(struct exchange *exchange,
+                                           const Performer__Request *request)
+{
+    struct endpoint *endpoint = exchange->endpoint;
+    struct peer peer = {.name = "a peer that has gone"};
+    struct caller caller;
+    struct fault fault;
+    if (!identify(exchange, request, &peer, &caller)) {
+        say_refused(endpoint, peer.name, "it has not proven who it is");
+        return refusal(
+            ST_NOT_PERMITTED,
+            "performerd does not know you: show the token that its administrator gave you "
+            "in PERFORMERD_TOKEN or a file named by PERFORMERD_TOKEN_FILE");
+    }
+    enum status status = wire_check_request(request, &fault);
+    if (status == ST_OK)
+        return endpoint->service.answer(endpoint->service.context, &caller, request);
+    atomic_fetch_add(&endpoint->rejected, 1);
+    return refusal(status, fault.text);
+}
+
+/* What cannot be read cannot say who asks: it is told so where the connection has proven itself before. */
+static void exchange_answer(struct exchange *exchange)
+{
+    struct endpoint *endpoint = exchange->endpoint;
+    Performer__Request *request;
+    struct fault fault;
+    enum status status = wire_unpack_request(nng_msg_body(exchange->request),
+                                             nng_msg_len(exchange->request), &request, &fault);
+    if (status == ST_OK) {
+        exchange_send(exchange, answer_request(exchange, request));
+        performer__request__free_unpacked(request, NULL);
+        return;
+    }
+    atomic_fetch_add(&endpoint->rejected, 1);
+    pthread_mutex_lock(&endpoint->mutex);
+    bool proven = connections_proven(endpoint->connections, exchange->connection);
+    pthread_mutex_unlock(&endpoint->mutex);
+    if (proven)
+        exchange_send(exchange, refusal(status, fault.text));
+    else
+        exchange_drop(exchange);
+}
+
+/* What has not begun is dropped: who asks on without taking answers, or too often without saying who it is, is cut off. */
 static void wake(uv_async_t *async)
 {
     struct endpoint *endpoint = async->data;
-    for (struct exchange *exchange; (exchange = queue_take(endpoint));) exchange_answer(exchange);
+    for (struct exchange *exchange; (exchange = queue_take(endpoint));) {
+        if (exchange->begun)
+            exchange_answer(exchange);
+        else
+            exchange_drop(exchange);
+    }
 }
 
 /* ---- open, listen, close ---- */
@@ -302,6 +482,13 @@ static void endpoint_halt(struct endpoint *endpoint)
     nng_close(endpoint->socket);
 }
 
+static void endpoint_free(struct endpoint *endpoint)
+{
+    connections_free(endpoint->connections);
+    pthread_mutex_destroy(&endpoint->mutex);
+    free(endpoint);
+}
+
 static int watch_pipes(struct endpoint *endpoint)
 {
     static const nng_pipe_ev events[] = {NNG_PIPE_EV_ADD_PRE, NNG_PIPE_EV_REM_POST};
@@ -311,17 +498,19 @@ static int watch_pipes(struct endpoint *endpoint)
     return error;
 }
 
-enum status endpoint_open(struct uv_loop_s *loop, endpoint_handler *handler, void *context,
+enum status endpoint_open(struct uv_loop_s *loop, const struct endpoint_service *service,
                           struct endpoint **endpoint, struct fault *fault)
 {
     struct endpoint *opened = calloc(1, sizeof *opened);
     if (!opened) return fault_set(fault, ST_NO_MEMORY, "no memory for the endpoint");
-    opened->handler = handler;
-    opened->handler_context = context;
-    opened->wake.data = opened;
+    opened->service = *service;
+    opened->wake.data = opened->timer.data = opened;
     pthread_mutex_init(&opened->mutex, NULL);
+    raise_descriptor_limit(service->limits->total);
 
-    int error = nng_rep0_open(&opened->socket);
+    int error = NNG_ENOMEM;
+    opened->connections = connections_new(service->limits);
+    if (opened->connections) error = nng_rep0_open(&opened->socket);
     if (error != 0) goto free_endpoint;
     error = watch_pipes(opened);
     if (error == 0) error = exchanges_open(opened);
@@ -330,6 +519,9 @@ enum status endpoint_open(struct uv_loop_s *loop, endpoint_handler *handler, voi
         error = NNG_ENOMEM;
         goto halt;
     }
+    uv_timer_init(loop, &opened->timer);
+    uv_timer_start(&opened->timer, close_overdue, OVERDUE_MS, OVERDUE_MS);
+    opened->handles = 2;
     for (int i = 0; i < CONTEXTS; i++) exchange_receive(&opened->exchanges[i]);
     *endpoint = opened;
     return ST_OK;
@@ -337,8 +529,7 @@ enum status endpoint_open(struct uv_loop_s *loop, endpoint_handler *handler, voi
 halt:
     endpoint_halt(opened);
 free_endpoint:
-    pthread_mutex_destroy(&opened->mutex);
-    free(opened);
+    endpoint_free(opened);
     return fault_set(fault, status_from_nng(error), "could not open the endpoint: %s",
                      nng_strerror(error));
 }
@@ -353,37 +544,90 @@ const char *endpoint_socket_path(const char *url)
     return starts_with(url, "ipc://") ? url + strlen("ipc://") : NULL;
 }
 
-static enum status check_url(const char *url, struct fault *fault)
+/* It must be ours alone: who can write in it could put a socket of their own in our place. */
+static enum status check_directory(const char *path, struct fault *fault)
+{
+    char directory[PATH_MAX];
+    struct stat about;
+    snprintf(directory, sizeof directory, "%s", path);
+    char *slash = strrchr(directory, '/');
+    slash[slash == directory ? 1 : 0] = '\0';
+    if (stat(directory, &about) != 0)
+        return fault_errno(fault, errno, "could not look at %s, where the socket shall be",
+                           directory);
+    if (about.st_uid == geteuid() && (about.st_mode & 077) == 0) return ST_OK;
+    return fault_set(
+        fault, ST_NOT_PERMITTED,
+        "%s, where the socket shall be, must be a directory of your own with mode 0700 "
+        "(it is of uid %u, mode %04o): chmod it, or name another with --listen",
+        directory, (unsigned)about.st_uid, (unsigned)about.st_mode & 07777);
+}
+
+static enum status check_url(const char *url, bool tls, struct fault *fault)
 {
     const char *path = endpoint_socket_path(url);
     if (path && path[0] != '/')
         return fault_set(fault, ST_INVALID, "%s: write the socket's whole path, ipc:///PATH", url);
-    if (path || starts_with(url, "inproc://")) return ST_OK;
-    if (starts_with(url, "tcp://") || starts_with(url, "tls+tcp://"))
+    if (path) return check_directory(path, fault);
+    if (starts_with(url, "tls+tcp://"))
+        return tls ? ST_OK
+                   : fault_set(fault, ST_INVALID,
+                               "%s: a listener on the network needs --tls-cert, --tls-key and "
+                               "--token-file",
+                               url);
+    if (starts_with(url, "tcp://"))
         return fault_set(fault, ST_UNSUPPORTED,
-                         "%s: not built yet: a listener on the network needs TLS and a token; "
-                         "use ipc:///PATH",
+                         "%s: tokens would cross the network for all to read, and on loopback any "
+                         "user of this machine could ask: use tls+tcp://HOST:PORT, or ipc:///PATH "
+                         "on this machine",
                          url);
-    return fault_set(fault, ST_UNSUPPORTED, "%s: not a URL to listen on; use ipc:///PATH", url);
+    return fault_set(fault, ST_UNSUPPORTED,
+                     "%s: not a URL to listen on; use ipc:///PATH or tls+tcp://HOST:PORT", url);
 }
 
-enum status endpoint_listen(struct endpoint *endpoint, const char *url, struct fault *fault)
+static int listener_configure(nng_listener listener, bool local, struct nng_tls_config *tls)
 {
-    enum status status = check_url(url, fault);
+    /* nng takes frames of any size otherwise, and reserves what a peer claims. */
+    int error = nng_listener_set_size(listener, NNG_OPT_RECVMAXSZ, WIRE_BYTES_MAX);
+    if (error != 0) return error;
+    if (local) return nng_listener_set_int(listener, NNG_OPT_IPC_PERMISSIONS, 0600);
+    return nng_listener_set_ptr(listener, NNG_OPT_TLS_CONFIG, tls);
+}
+
+/* Of our certificate, which any client is sent: who that is its token says. */
+static enum status tls_make(const struct endpoint_tls *tls, struct nng_tls_config **config,
+                            struct fault *fault)
+{
+    nng_tls_register();
+    int error = nng_tls_config_alloc(config, NNG_TLS_MODE_SERVER);
+    if (error != 0) return fault_set(fault, status_from_nng(error), "no memory for TLS");
+    error = nng_tls_config_own_cert(*config, tls->certificate, tls->key, NULL);
+    if (error == 0) return ST_OK;
+    nng_tls_config_free(*config);
+    return fault_set(fault, ST_INVALID,
+                     "--tls-cert and --tls-key: not a certificate and its key in PEM, without a "
+                     "passphrase (%s)",
+                     nng_strerror(error));
+}
+
+enum status endpoint_listen(struct endpoint *endpoint, const char *url,
+                            const struct endpoint_tls *tls, struct fault *fault)
+{
+    bool local = endpoint_socket_path(url);
+    nng_tls_config *config = NULL;
+    enum status status = check_url(url, tls, fault);
+    if (status == ST_OK && !local) status = tls_make(tls, &config, fault);
     if (status != ST_OK) return status;
 
     nng_listener listener;
     int error = nng_listener_create(&listener, endpoint->socket, url);
-    if (error != 0) goto fail;
-    /* Before the start: nng takes frames of any size otherwise, and reserves what a peer claims. */
-    error = nng_listener_set_size(listener, NNG_OPT_RECVMAXSZ, WIRE_BYTES_MAX);
-    if (error == NNG_ENOTSUP && !endpoint_socket_path(url)) error = 0; /* inproc passes pointers */
-    if (error == 0 && endpoint_socket_path(url))
-        error = nng_listener_set_int(listener, NNG_OPT_IPC_PERMISSIONS, 0600);
-    if (error == 0) error = nng_listener_start(listener, 0);
+    if (error == 0) {
+        error = listener_configure(listener, local, config);
+        if (error == 0) error = nng_listener_start(listener, 0);
+        if (error != 0) nng_listener_close(listener);
+    }
+    if (config) nng_tls_config_free(config); /* the listener holds it */
     if (error == 0) return ST_OK;
-    nng_listener_close(listener);
-fail:
     return fault_set(fault, status_from_nng(error), "could not listen on %s: %s", url,
                      error == NNG_EADDRINUSE ? "another process listens there"
                                              : nng_strerror(error));
@@ -408,16 +652,16 @@ uint64_t endpoint_frames_rejected(const struct endpoint *endpoint)
     return atomic_load(&endpoint->rejected) + handshakes_failed();
 }
 
-static void endpoint_free(uv_handle_t *handle)
+static void handle_closed(uv_handle_t *handle)
 {
     struct endpoint *endpoint = handle->data;
-    pthread_mutex_destroy(&endpoint->mutex);
-    free(endpoint);
+    if (--endpoint->handles == 0) endpoint_free(endpoint);
 }
 
 void endpoint_close(struct endpoint *endpoint)
 {
     if (!endpoint) return;
     endpoint_halt(endpoint);
-    uv_close((uv_handle_t *)&endpoint->wake, endpoint_free);
+    uv_close((uv_handle_t *)&endpoint->wake, handle_closed);
+    uv_close((uv_handle_t *)&endpoint->timer, handle_closed);
 }

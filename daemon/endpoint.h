@@ -2,39 +2,58 @@
 #define DAEMON_ENDPOINT_H
 
 /*
- * Where requests come in: an nng REP socket whose frames are handed to the libuv loop. All
- * functions are for the loop's thread alone, none of them blocks, and the handler runs on that
- * thread too: nng's own threads only queue frames. No peer can make it hold more than CONTEXTS
- * requests of WIRE_BYTES_MAX.
+ * Where requests come in: an nng REP socket whose frames are handed to the libuv loop. All functions are for the loop's
+ * thread alone, none of them blocks, and the service is called on that thread too: nng's own threads only queue frames. No
+ * peer can make it hold more than CONTEXTS requests of WIRE_BYTES_MAX, and nothing is answered before it is known who asks.
  */
 
 #include <stdint.h>
 
+#include "daemon/connections.h"
 #include "proto/performer.pb-c.h"
 #include "proto/status.h"
 
 struct uv_loop_s;
 struct endpoint;
 
-/*
- * Answers one request. The response is made with malloc, as protobuf-c does, and goes to the
- * endpoint, which frees it with performer__response__free_unpacked; its version is filled in. NULL:
- * out of memory, and the asker is told so.
- */
-typedef Performer__Response *endpoint_handler(void *context, const Performer__Request *request);
+struct endpoint_service {
+    void *context;
+    const struct connection_limits *limits;
 
-/* Listens nowhere yet. The endpoint is the caller's, to be closed. */
-enum status endpoint_open(struct uv_loop_s *loop, endpoint_handler *handler, void *context,
+    /* Whose request it is; of it only the token and the name of what a report is about may count. Not ST_OK: nobody's that
+     * is known here, and that alone is answered. */
+    enum status (*identify)(void *context, const struct peer *peer,
+                            const Performer__Request *request, struct caller *caller);
+
+    /* Answers one request. The response is made with malloc, as protobuf-c does, and goes to the endpoint, which frees it
+     * with performer__response__free_unpacked; its version is filled in. NULL: out of memory, and the asker is told so. */
+    Performer__Response *(*answer)(void *context, const struct caller *caller,
+                                   const Performer__Request *request);
+};
+
+/* PEM texts: the certificate, followed by those that it stands on, and its key. */
+struct endpoint_tls {
+    const char *certificate, *key;
+};
+
+/* Those of performerd. */
+extern const struct connection_limits endpoint_limits;
+
+/* Listens nowhere yet. Raises the process's limit of open files to what the connections may need.
+ * The endpoint is the caller's, to be closed. */
+enum status endpoint_open(struct uv_loop_s *loop, const struct endpoint_service *service,
                           struct endpoint **endpoint, struct fault *fault);
 
 /*
- * Takes requests at `url` as well: ipc:///PATH or inproc://NAME. The socket of a daemon that is no
- * more is replaced, so hold the lock of the state directory; the new one is for its owner alone.
- * ST_BUSY: somebody else listens there. ST_UNSUPPORTED: another kind of URL, with the reason.
+ * Takes requests at `url` as well: ipc:///PATH, or tls+tcp://HOST:PORT with `tls`. The socket of a daemon that is no more is
+ * replaced, so hold the lock of the state directory; the new one is for its owner alone. ST_BUSY: somebody else listens
+ * there. ST_NOT_PERMITTED: others may use the socket's directory. ST_INVALID: the certificate or key will not do.
+ * ST_UNSUPPORTED: another kind of URL, with the reason.
  */
-enum status endpoint_listen(struct endpoint *endpoint, const char *url, struct fault *fault);
+enum status endpoint_listen(struct endpoint *endpoint, const char *url,
+                            const struct endpoint_tls *tls, struct fault *fault);
 
-/* Frames that were no request of ours: undecodable, of another version, too large, or no frames at
+/* Frames that were no request of ours: undecodable, of another version, too large, of nobody that is known, or no frames at
  * all. */
 uint64_t endpoint_frames_rejected(const struct endpoint *endpoint);
 

@@ -14,10 +14,17 @@
 
 #include "proto/status.h"
 
+/* How ranks reach the daemon. */
+struct way_in {
+    const char *url;         /* NULL: there is none */
+    const char *certificate; /* PEM text that they are to trust; NULL: it needs none */
+};
+
 /* V(member, key) */
-#define ENVIRONMENT(V)       \
-    V(url, "PERFORMERD_URL") \
-    V(token, "PERFORMERD_TOKEN")
+#define ENVIRONMENT(V)           \
+    V(url, "PERFORMERD_URL")     \
+    V(token, "PERFORMERD_TOKEN") \
+    V(tls_ca, "PERFORMERD_TLS_CA")
 
 /* Texts are borrowed; NULL: the line is left out. */
 struct environment {

@@ -7,6 +7,7 @@
  * later. For the loop's thread; no function blocks for longer than a few file accesses.
  */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "daemon/process.h"
@@ -31,6 +32,7 @@ enum launcher_state {
 
 struct attempt_launcher {
     const char *name;
+    bool remote; /* its ranks may run on other hosts: they find the daemon over the network */
 
     /* Starts the attempt; that it runs is told by `probe`. */
     enum status (*start)(struct attempt_launcher *launcher, const struct launch_order *order,

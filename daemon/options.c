@@ -79,6 +79,21 @@ static enum status take_option(struct options *options, enum option_id id, const
         return ST_OK;
     case OPTION_LISTEN:
         return take_listen(options, argument, fault);
+    case OPTION_TLS_CERT:
+        options->tls_cert = argument;
+        return ST_OK;
+    case OPTION_TLS_KEY:
+        options->tls_key = argument;
+        return ST_OK;
+    case OPTION_TOKEN_FILE:
+        options->token_file = argument;
+        return ST_OK;
+    case OPTION_ADMIN_GROUP:
+        options->admin_group = argument;
+        return ST_OK;
+    case OPTION_ADVERTISE:
+        options->advertise = argument;
+        return ST_OK;
     case OPTION_MAX_RANKS:
         return take_number(argument, &options->ranks_max, fault);
     case OPTION_FOREGROUND:

@@ -15,7 +15,9 @@ struct options {
     char state[OPTION_TEXT_MAX];
     const char *runs; /* NULL: STATE/runs */
     const char *listen[LISTEN_MAX];
-    int listen_count; /* 0: see options_default_url */
+    int listen_count;                            /* 0: see options_default_url */
+    const char *tls_cert, *tls_key, *token_file; /* files; NULL: not given */
+    const char *admin_group, *advertise;         /* the same */
     uint32_t ranks_max;
     bool foreground, help, version;
 };

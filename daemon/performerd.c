@@ -16,12 +16,12 @@
 
 #include <uv.h>
 
+#include "daemon/doors.h"
 #include "daemon/driver.h"
 #include "daemon/endpoint.h"
 #include "daemon/launch_local.h"
 #include "daemon/options.h"
 #include "daemon/query.h"
-#include "daemon/response.h"
 #include "proto/durable.h"
 #include "proto/logline.h"
 
@@ -35,8 +35,7 @@ struct daemon {
     struct driver driver;
     struct attempt_launcher *launcher;
     struct endpoint *endpoint;
-    char url_default[PATH_MAX];
-    const char *url; /* the first that is listened on */
+    struct doors doors;
     uint64_t started_ms;
     uv_loop_t loop;
     uv_timer_t timer;
@@ -77,19 +76,31 @@ static Performer__Response *answer_question(struct daemon *daemon,
     return query_answer(&view, request);
 }
 
-static Performer__Response *answer(void *context, const Performer__Request *request)
+/* Reports are a rank's, by the token of its attempt, which is good for nothing else. */
+static enum status identify(void *context, const struct peer *peer,
+                            const Performer__Request *request, struct caller *caller)
+{
+    const struct daemon *daemon = context;
+    if (request->body_case != PERFORMER__REQUEST__BODY_REPORT)
+        return access_identify(daemon->doors.access, peer, request->token, caller);
+    const Performer__Report *report = request->report;
+    *caller = (struct caller){0};
+    return coordinator_admits(&daemon->coordinator, report->run, report->attempt, request->token)
+               ? ST_OK
+               : ST_NOT_PERMITTED;
+}
+
+static Performer__Response *answer(void *context, const struct caller *caller,
+                                   const Performer__Request *request)
 {
     struct daemon *daemon = context;
+    (void)caller;
     switch (request->body_case) {
     case PERFORMER__REQUEST__BODY_SUBMIT:
     case PERFORMER__REQUEST__BODY_ACT:
         tick_soon(daemon); /* there may be something to begin */
         return driver_answer(&daemon->driver, request);
     case PERFORMER__REQUEST__BODY_REPORT:
-        if (!coordinator_admits(&daemon->coordinator, request->report->run,
-                                request->report->attempt, request->token))
-            return response_refuse(ST_NOT_PERMITTED,
-                                   "a report with a token that is not its attempt's");
         return driver_answer(&daemon->driver, request);
     default:
         return answer_question(daemon, request);
@@ -130,33 +141,6 @@ static enum status open_loop(struct daemon *daemon, struct fault *fault)
     return ST_OK;
 }
 
-/* The directory of a socket is its owner's alone where we make it. */
-static enum status listen_at(struct daemon *daemon, const char *url, struct fault *fault)
-{
-    const char *path = endpoint_socket_path(url);
-    char directory[PATH_MAX];
-    if (path && path[0] == '/') {
-        snprintf(directory, sizeof directory, "%s", path);
-        char *slash = strrchr(directory, '/');
-        slash[slash == directory ? 1 : 0] = '\0';
-        enum status status = make_directories(directory, fault);
-        if (status != ST_OK) return status;
-    }
-    return endpoint_listen(daemon->endpoint, url, fault);
-}
-
-static enum status listen_all(struct daemon *daemon, struct fault *fault)
-{
-    const struct options *options = daemon->options;
-    options_default_url(daemon->directory.path, daemon->url_default, sizeof daemon->url_default);
-    daemon->url = options->listen_count > 0 ? options->listen[0] : daemon->url_default;
-    if (options->listen_count == 0) return listen_at(daemon, daemon->url, fault);
-    enum status status = ST_OK;
-    for (int i = 0; i < options->listen_count && status == ST_OK; i++)
-        status = listen_at(daemon, options->listen[i], fault);
-    return status;
-}
-
 static enum status open_store(struct daemon *daemon, struct fault *fault)
 {
     char path[PATH_MAX];
@@ -174,11 +158,11 @@ static enum status open_store(struct daemon *daemon, struct fault *fault)
 /* The endpoint comes last: a request is never answered before everything is there. */
 static enum status open_edges(struct daemon *daemon, struct fault *fault)
 {
+    const struct endpoint_service service = {daemon, &endpoint_limits, identify, answer};
     enum status status =
         launch_local_open(&daemon->loop, launcher_ended, daemon, &daemon->launcher, fault);
-    if (status == ST_OK)
-        status = endpoint_open(&daemon->loop, answer, daemon, &daemon->endpoint, fault);
-    if (status == ST_OK) status = listen_all(daemon, fault);
+    if (status == ST_OK) status = endpoint_open(&daemon->loop, &service, &daemon->endpoint, fault);
+    if (status == ST_OK) status = doors_listen(&daemon->doors, daemon->endpoint, fault);
     return status;
 }
 
@@ -201,9 +185,9 @@ static void leave_terminal(const struct daemon *daemon)
 
 static void say_ready(const struct daemon *daemon, int ready)
 {
-    log_info("daemon-ready", "%s, state in %s, at most %u ranks at once", daemon->url,
+    log_info("daemon-ready", "%s, state in %s, at most %u ranks at once", daemon->doors.urls[0],
              daemon->directory.path, daemon->coordinator.ranks_max);
-    dprintf(ready, "performerd ready %s\n", daemon->url);
+    dprintf(ready, "performerd ready %s\n", daemon->doors.urls[0]);
     if (!daemon->options->foreground) close(ready);
 }
 
@@ -218,7 +202,8 @@ static enum status run_until_stopped(struct daemon *daemon, int ready, struct fa
             .store = daemon->store,
             .directory = &daemon->directory,
             .launcher = daemon->launcher,
-            .url = daemon->url,
+            .local = daemon->doors.local,
+            .remote = daemon->doors.remote,
         };
         if (!daemon->options->foreground) leave_terminal(daemon);
         driver_start(&daemon->driver);
@@ -242,11 +227,15 @@ static enum status serve(const struct options *options, int ready, struct fault 
     enum status status =
         state_directory_open(options->state, options->runs, &daemon.directory, fault);
     if (status != ST_OK) return status;
-    status = open_store(&daemon, fault);
+    status = doors_open(options, daemon.directory.path, &daemon.doors, fault);
     if (status != ST_OK) goto close_directory;
+    status = open_store(&daemon, fault);
+    if (status != ST_OK) goto close_doors;
     status = run_until_stopped(&daemon, ready, fault);
     coordinator_fini(&daemon.coordinator);
     store_close(daemon.store);
+close_doors:
+    doors_close(&daemon.doors);
 close_directory:
     state_directory_close(&daemon.directory);
     return status;

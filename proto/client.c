@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/req.h>
+#include <nng/supplemental/tls/tls.h>
+#include <nng/transport/tls/tls.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,6 +26,7 @@ struct client {
     char *url;
     struct credentials credentials;
     nng_socket socket;
+    nng_dialer dialer;
     nng_aio *aio;
     pthread_mutex_t lock;
     pthread_cond_t connected;
@@ -132,12 +135,70 @@ static int socket_configure(struct client *client)
     return error;
 }
 
+static bool is_local(const char *url)
+{
+    return strncmp(url, "ipc://", strlen("ipc://")) == 0;
+}
+
+static bool is_network(const char *url)
+{
+    return strncmp(url, "tls+tcp://", strlen("tls+tcp://")) == 0;
+}
+
+/* Nothing else is dialled: a token must not cross a network for all to read. */
+static enum status url_check(const char *url, const struct credentials *credentials,
+                             struct fault *fault)
+{
+    if (!is_local(url) && !is_network(url))
+        return fault_set(fault, ST_INVALID,
+                         "cannot use %.200s as the URL of performerd: write ipc:///PATH or "
+                         "tls+tcp://HOST:PORT",
+                         url);
+    if (is_network(url) && !credentials->authorities)
+        return fault_set(fault, ST_INVALID,
+                         "%.200s: set PERFORMERD_TLS_CA to a file with the certificate of that "
+                         "performerd, or of the authority behind it",
+                         url);
+    return ST_OK;
+}
+
+/* The certificate must be one that we trust, and hold the name of the host. */
+static int tls_configure(nng_dialer dialer, const char *url, const char *authorities)
+{
+    nng_tls_config *config;
+    nng_url *parts;
+    int error = nng_url_parse(&parts, url);
+    if (error != 0) return error;
+    error = nng_tls_config_alloc(&config, NNG_TLS_MODE_CLIENT);
+    if (error != 0) goto free_url;
+    error = nng_tls_config_ca_chain(config, authorities, NULL);
+    if (error == 0) error = nng_tls_config_auth_mode(config, NNG_TLS_AUTH_MODE_REQUIRED);
+    if (error == 0) error = nng_tls_config_server_name(config, parts->u_hostname);
+    if (error == 0) error = nng_dialer_set_ptr(dialer, NNG_OPT_TLS_CONFIG, config);
+    nng_tls_config_free(config); /* the dialer holds it */
+free_url:
+    nng_url_free(parts);
+    return error;
+}
+
+/* Begins to connect, and goes on trying. */
+static int client_dial(struct client *client)
+{
+    if (is_network(client->url)) nng_tls_register();
+    int error = nng_dialer_create(&client->dialer, client->socket, client->url);
+    if (error == 0 && is_network(client->url))
+        error = tls_configure(client->dialer, client->url, client->credentials.authorities);
+    if (error == 0) error = nng_dialer_start(client->dialer, NNG_FLAG_NONBLOCK);
+    return error;
+}
+
 enum status client_open(const char *url, struct client **client, struct fault *fault)
 {
     struct client *opened = calloc(1, sizeof *opened);
     if (!opened) return fault_set(fault, ST_NO_MEMORY, "no memory for a connection to %s", url);
     lock_init(opened);
     enum status status = credentials_load(&opened->credentials, fault);
+    if (status == ST_OK) status = url_check(url, &opened->credentials, fault);
     if (status != ST_OK) {
         client_free(opened);
         return status;
@@ -148,7 +209,7 @@ enum status client_open(const char *url, struct client **client, struct fault *f
     error = nng_req0_open(&opened->socket);
     if (error != 0) goto free_aio;
     error = socket_configure(opened);
-    if (error == 0) error = nng_dial(opened->socket, url, NULL, NNG_FLAG_NONBLOCK);
+    if (error == 0) error = client_dial(opened);
     if (error != 0) goto close_socket;
     *client = opened;
     return ST_OK;
@@ -160,8 +221,10 @@ free_aio:
 free_client:
     client_free(opened);
     return fault_set(fault, status_from_nng(error),
-                     "cannot use %.200s as the URL of performerd (%s): write ipc:///PATH or "
-                     "tcp://HOST:PORT",
+                     error == NNG_ECRYPTO
+                         ? "%.200s: PERFORMERD_TLS_CA is no file of certificates in PEM (%s)"
+                         : "cannot use %.200s as the URL of performerd (%s): write ipc:///PATH or "
+                           "tls+tcp://HOST:PORT",
                      url, nng_strerror(error));
 }
 
@@ -177,13 +240,38 @@ static enum status silent(const struct client *client, int timeout_ms, struct fa
                      client->url, timeout_ms);
 }
 
-/* nng's dialer tries again in silence, so what can be seen of a socket is looked at. */
-static const char *why_unreachable(const char *url)
+/* nng's dialer tries again in silence, but counts: whether it was of two minds about the certificate. */
+static bool certificate_failed(const struct client *client)
 {
-    const char *scheme = "ipc://";
-    bool local = strncmp(url, scheme, strlen(scheme)) == 0;
-    if (local && access(url + strlen(scheme), R_OK | W_OK) != 0) return strerror(errno);
-    return "nobody takes the connection";
+    nng_stat *all;
+    bool failed = false;
+    if (nng_stats_get(&all) != 0) return false;
+    for (nng_stat *scope = nng_stat_child(all); scope; scope = nng_stat_next(scope)) {
+        bool ours = false;
+        uint64_t failures = 0;
+        if (strcmp(nng_stat_name(scope), "dialer") != 0) continue;
+        for (nng_stat *item = nng_stat_child(scope); item; item = nng_stat_next(item)) {
+            if (strcmp(nng_stat_name(item), "id") == 0)
+                ours = nng_stat_value(item) == (uint64_t)nng_dialer_id(client->dialer);
+            if (strcmp(nng_stat_name(item), "auth") == 0) failures = nng_stat_value(item);
+        }
+        failed = failed || (ours && failures > 0);
+    }
+    nng_stats_free(all);
+    return failed;
+}
+
+/* What can be seen of it. */
+static const char *why_unreachable(const struct client *client)
+{
+    if (is_local(client->url))
+        return access(client->url + strlen("ipc://"), R_OK | W_OK) != 0
+                   ? strerror(errno)
+                   : "nobody takes the connection";
+    return certificate_failed(client)
+               ? "its certificate is not trusted: it has expired, is for another host's name, or is "
+                 "not of those in PERFORMERD_TLS_CA"
+               : "nobody takes the connection";
 }
 
 static enum status unreachable(const struct client *client, struct fault *fault)
@@ -191,7 +279,7 @@ static enum status unreachable(const struct client *client, struct fault *fault)
     return fault_set(fault, ST_UNREACHABLE,
                      "no performerd at %s (%s); start it with \"performerd\", or name another with "
                      "--url or PERFORMERD_URL",
-                     client->url, why_unreachable(client->url));
+                     client->url, why_unreachable(client));
 }
 
 static enum status lost(const struct client *client, int error, struct fault *fault)

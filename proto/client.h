@@ -11,8 +11,8 @@
 
 struct client;
 
-/* Makes a socket; the daemon need not be there yet. What it shows of itself comes from the environment
- * (proto/credentials.h). The client is the caller's, to be closed. */
+/* Makes a socket to ipc:///PATH or tls+tcp://HOST:PORT; the daemon need not be there yet. What it shows of itself comes from the environment
+ * (proto/credentials.h). The client is the caller's, to be closed. ST_INVALID: another kind of URL, or no certificate to trust; or what credentials_load answers. */
 enum status client_open(const char *url, struct client **client, struct fault *fault);
 
 /*

@@ -3,9 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/durable.h"
 #include "proto/secret.h"
 
-enum { TOKEN_FILE_BYTES_MAX = 4096 };
+enum { TOKEN_FILE_BYTES_MAX = 4096, PEM_BYTES_MAX = 1 << 18 };
 
 const char *environment_variable(const char *name)
 {
@@ -28,6 +29,15 @@ static enum status token_read(const char *path, char **token, struct fault *faul
     return ST_OK;
 }
 
+static enum status authorities_read(char **authorities, struct fault *fault)
+{
+    const char *path = environment_variable("PERFORMERD_TLS_CA");
+    size_t length;
+    if (!path) return ST_OK;
+    enum status status = file_read(path, PEM_BYTES_MAX, authorities, &length, fault);
+    return status == ST_OK ? ST_OK : fault_wrap(fault, "PERFORMERD_TLS_CA");
+}
+
 enum status credentials_load(struct credentials *credentials, struct fault *fault)
 {
     const char *token = environment_variable("PERFORMERD_TOKEN");
@@ -38,12 +48,17 @@ enum status credentials_load(struct credentials *credentials, struct fault *faul
         status = token_read(path, &loaded.token, fault);
     else if (!(loaded.token = strdup(token ? token : "")))
         status = fault_set(fault, ST_NO_MEMORY, "no memory for a token");
-    if (status == ST_OK) *credentials = loaded;
+    if (status == ST_OK) status = authorities_read(&loaded.authorities, fault);
+    if (status == ST_OK)
+        *credentials = loaded;
+    else
+        credentials_free(&loaded);
     return status;
 }
 
 void credentials_free(struct credentials *credentials)
 {
     free(credentials->token);
+    free(credentials->authorities);
     *credentials = (struct credentials){0};
 }

@@ -6,8 +6,8 @@
 #include "proto/status.h"
 
 struct credentials {
-    char *
-        token; /* $PERFORMERD_TOKEN, else the first line of the file $PERFORMERD_TOKEN_FILE; "": none */
+    char *token;       /* of $PERFORMERD_TOKEN or the file $PERFORMERD_TOKEN_FILE; "": none */
+    char *authorities; /* certificates in PEM, of the file $PERFORMERD_TLS_CA; NULL: none */
 };
 
 /* The credentials are the caller's, to be freed. ST_NOT_PERMITTED: the token file can be read by others;

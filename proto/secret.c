@@ -23,8 +23,8 @@ enum status secret_read(const char *path, size_t limit, char **text, struct faul
     if (stat(path, &about) != 0) return fault_errno(fault, errno, "could not read %s", path);
     if (about.st_uid != geteuid() && about.st_uid != 0)
         return fault_set(fault, ST_NOT_PERMITTED,
-                         "%s belongs to another user (uid %u): a secret must be your own file", path,
-                         (unsigned)about.st_uid);
+                         "%s belongs to another user (uid %u): a secret must be your own file",
+                         path, (unsigned)about.st_uid);
     if ((about.st_mode & 077) != 0)
         return fault_set(fault, ST_NOT_PERMITTED,
                          "%s can be read by others (mode %03o): chmod 600 %s", path,

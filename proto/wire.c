@@ -130,16 +130,16 @@ enum status wire_unpack_request(const uint8_t *bytes, size_t length, Performer__
     enum status status =
         message_unpack(&performer__request__descriptor, bytes, length, &message, fault);
     if (status != ST_OK) return status;
-    Performer__Request *unpacked = (Performer__Request *)message;
-    status = version_check(unpacked->version, fault);
-    if (status == ST_OK && unpacked->body_case == PERFORMER__REQUEST__BODY__NOT_SET)
-        status = fault_set(fault, ST_UNSUPPORTED, "a request that asks for nothing known here");
-    if (status != ST_OK) {
-        performer__request__free_unpacked(unpacked, NULL);
-        return status;
-    }
-    *request = unpacked;
+    *request = (Performer__Request *)message;
     return ST_OK;
+}
+
+enum status wire_check_request(const Performer__Request *request, struct fault *fault)
+{
+    enum status status = version_check(request->version, fault);
+    if (status == ST_OK && request->body_case == PERFORMER__REQUEST__BODY__NOT_SET)
+        status = fault_set(fault, ST_UNSUPPORTED, "a request that asks for nothing known here");
+    return status;
 }
 
 enum status wire_unpack_response(const uint8_t *bytes, size_t length,

@@ -2,6 +2,7 @@
 
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -31,9 +32,23 @@ static uv_async_t stop;
 static pthread_t thread;
 static atomic_int handled;
 
-static Performer__Response *answer(void *context, const Performer__Request *request)
+/* Who shows the token "wrong" is nobody; the others are who their sockets prove. */
+static enum status identify(void *context, const struct peer *peer,
+                            const Performer__Request *request, struct caller *caller)
 {
     cr_assert_eq(context, &handled);
+    cr_assert(peer->local);
+    cr_assert_eq(peer->uid, geteuid());
+    if (strcmp(request->token, "wrong") == 0) return ST_NOT_PERMITTED;
+    *caller = (struct caller){.user = "tester"};
+    return ST_OK;
+}
+
+static Performer__Response *answer(void *context, const struct caller *caller,
+                                   const Performer__Request *request)
+{
+    cr_assert_eq(context, &handled);
+    cr_assert_str_eq(caller->user, "tester");
     atomic_fetch_add(&handled, 1);
     if (request->body_case != PERFORMER__REQUEST__BODY_PING)
         return response_refuse(ST_UNSUPPORTED, "pings only");
@@ -44,6 +59,10 @@ static Performer__Response *answer(void *context, const Performer__Request *requ
     response->pong->frames_rejected = endpoint_frames_rejected(endpoint);
     return response;
 }
+
+static const struct connection_limits limits = {
+    .total = 400, .of_peer = 300, .strangers = 256, .stranger_ms = 700, .requests = 4, .tries = 4};
+static const struct endpoint_service service = {&handled, &limits, identify, answer};
 
 static void stop_loop(uv_async_t *async)
 {
@@ -64,8 +83,8 @@ static void setup(void)
     snprintf(url, sizeof url, "ipc://%s", scratch_path(&scratch, "socket"));
     cr_assert_eq(uv_loop_init(&loop), 0);
     cr_assert_eq(uv_async_init(&loop, &stop, stop_loop), 0);
-    cr_assert_eq(endpoint_open(&loop, answer, &handled, &endpoint, &fault), ST_OK);
-    cr_assert_eq(endpoint_listen(endpoint, url, &fault), ST_OK, "%s", fault.text);
+    cr_assert_eq(endpoint_open(&loop, &service, &endpoint, &fault), ST_OK);
+    cr_assert_eq(endpoint_listen(endpoint, url, NULL, &fault), ST_OK, "%s", fault.text);
     cr_assert_eq(pthread_create(&thread, NULL, run_loop, NULL), 0);
 }
 
@@ -79,22 +98,30 @@ static void teardown(void)
 
 TestSuite(endpoint, .init = setup, .fini = teardown);
 
-/* Answers to a ping, from a client of its own, the count of rejected frames. */
-static uint64_t ping(void)
+/* A ping from a client of its own. */
+static enum status try_ping(uint64_t *rejected, struct fault *fault)
 {
     struct client *client;
-    struct fault fault;
     Performer__Request request = PERFORMER__REQUEST__INIT;
     Performer__Ping body = PERFORMER__PING__INIT;
     Performer__Response *response;
     request.body_case = PERFORMER__REQUEST__BODY_PING;
     request.ping = &body;
-    cr_assert_eq(client_open(url, &client, &fault), ST_OK);
-    enum status status = client_call(client, &request, 10000, &response, &fault);
-    cr_assert_eq(status, ST_OK, "%s", fault.text);
-    uint64_t rejected = response->pong->frames_rejected;
-    performer__response__free_unpacked(response, NULL);
+    cr_assert_eq(client_open(url, &client, fault), ST_OK);
+    enum status status = client_call(client, &request, 10000, &response, fault);
     client_close(client);
+    if (status != ST_OK) return status;
+    *rejected = response->pong->frames_rejected;
+    performer__response__free_unpacked(response, NULL);
+    return ST_OK;
+}
+
+/* The count of rejected frames; the ping must be answered. */
+static uint64_t ping(void)
+{
+    uint64_t rejected = 0;
+    struct fault fault;
+    cr_assert_eq(try_ping(&rejected, &fault), ST_OK, "%s", fault.text);
     return rejected;
 }
 
@@ -229,7 +256,7 @@ Test(endpoint, half_a_frame_holds_nobody_up)
     rejected_reaches(40);
 }
 
-/* More than SILENT_MAX in endpoint.c. */
+/* More strangers than there may be. */
 Test(endpoint, a_crowd_that_greets_and_says_nothing_keeps_nobody_out)
 {
     enum { CROWD = 300 };
@@ -256,15 +283,182 @@ Test(endpoint, peers_that_leave_before_the_greeting_do_not_deafen_it)
     for (int i = 0; i < 5; i++) ping();
 }
 
-static void expect_refused(const void *bytes, size_t length, enum status expected)
+static nng_socket connect_req(void)
 {
     nng_socket peer;
+    cr_assert_eq(nng_req0_open(&peer), 0);
+    cr_assert_eq(nng_socket_set_ms(peer, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE), 0);
+    cr_assert_eq(nng_dial(peer, url, NULL, 0), 0);
+    cr_assert_eq(nng_socket_set_ms(peer, NNG_OPT_RECVTIMEO, 10000), 0);
+    return peer;
+}
+
+static void send_ping(nng_socket peer, const char *token)
+{
+    Performer__Request request = PERFORMER__REQUEST__INIT;
+    Performer__Ping body = PERFORMER__PING__INIT;
+    uint8_t *bytes;
+    size_t length;
+    request.body_case = PERFORMER__REQUEST__BODY_PING;
+    request.ping = &body;
+    request.token = (char *)token;
+    cr_assert_eq(wire_pack_request(&request, &bytes, &length), ST_OK);
+    cr_assert_eq(nng_send(peer, bytes, length, 0), 0);
+    free(bytes);
+}
+
+static void expect_answer(nng_socket peer, enum status expected)
+{
     char *answered;
     size_t size;
     struct fault fault;
-    cr_assert_eq(nng_req0_open(&peer), 0);
-    cr_assert_eq(nng_dial(peer, url, NULL, 0), 0);
-    cr_assert_eq(nng_socket_set_ms(peer, NNG_OPT_RECVTIMEO, 10000), 0);
+    Performer__Response *response;
+    cr_assert_eq(nng_recv(peer, &answered, &size, NNG_FLAG_ALLOC), 0);
+    cr_assert_eq(wire_unpack_response((uint8_t *)answered, size, &response, &fault), ST_OK);
+    cr_expect_eq(response->status, expected, "%s", response->text);
+    performer__response__free_unpacked(response, NULL);
+    nng_free(answered, size);
+}
+
+Test(endpoint, who_is_not_known_hears_one_sentence_whatever_was_asked)
+{
+    nng_socket peer = connect_req();
+    send_ping(peer, "wrong");
+    expect_answer(peer, ST_NOT_PERMITTED);
+    cr_assert_eq(atomic_load(&handled), 0);
+    send_ping(peer, ""); /* a second try, with a better proof */
+    expect_answer(peer, ST_OK);
+    nng_close(peer);
+    cr_assert_eq(atomic_load(&handled), 1);
+}
+
+/* It could be anybody: not even that it is no request is said. */
+Test(endpoint, what_cannot_be_read_from_a_stranger_ends_its_connection)
+{
+    nng_socket peer = connect_req();
+    char *answered;
+    size_t size;
+    cr_assert_eq(nng_send(peer, "\xff\xff\xff\xff", 4, 0), 0);
+    cr_assert_eq(nng_recv(peer, &answered, &size, NNG_FLAG_ALLOC), NNG_ECONNRESET);
+    nng_close(peer);
+    rejected_reaches(1);
+    cr_assert_gt(atomic_load(&handled), 0, "others were answered");
+}
+
+static bool is_closed_within(int peer, int ms)
+{
+    char byte;
+    const struct timeval limit = {ms / 1000, ms % 1000 * 1000};
+    setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    ssize_t got;
+    while ((got = recv(peer, &byte, 1, 0)) > 0) continue;
+    return got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK);
+}
+
+Test(endpoint, who_says_nothing_or_drips_is_closed_in_time)
+{
+    nng_socket proven = connect_req();
+    send_ping(proven, "");
+    expect_answer(proven, ST_OK);
+    int silent = connect_raw(), slow = connect_raw();
+    send_raw(silent, "\0SP\0\0\x30\0\0", 8);
+    send_claim(slow, 1000);
+    for (int i = 0; i < 4; i++) { /* one byte now and then */
+        send_raw(slow, "x", 1);
+        ping();
+        usleep(100000);
+    }
+    cr_assert(is_closed_within(silent, 10000));
+    cr_assert(is_closed_within(slow, 10000));
+    close(silent);
+    close(slow);
+    send_ping(proven, ""); /* who has proven itself may rest for as long as it likes */
+    expect_answer(proven, ST_OK);
+    nng_close(proven);
+}
+
+/* A REQ socket sends one at a time; this peer does not wait for answers. */
+Test(endpoint, a_flood_over_one_connection_holds_nobody_up)
+{
+    Performer__Request request = PERFORMER__REQUEST__INIT;
+    Performer__Ping body = PERFORMER__PING__INIT;
+    uint8_t *bytes;
+    size_t length;
+    request.body_case = PERFORMER__REQUEST__BODY_PING;
+    request.ping = &body;
+    cr_assert_eq(wire_pack_request(&request, &bytes, &length), ST_OK);
+    unsigned char frame[256] = {1};
+    cr_assert_leq(length, sizeof frame - 13);
+    frame[8] = (unsigned char)(4 + length);
+    memcpy(frame + 9, "\x80\0\0\1", 4);
+    memcpy(frame + 13, bytes, length);
+    free(bytes);
+    int peer = connect_raw();
+    send_raw(peer, "\0SP\0\0\x30\0\0", 8);
+    fcntl(peer, F_SETFL, O_NONBLOCK);
+    for (int round = 0; round < 200; round++) {
+        for (int i = 0; i < 100; i++) (void)!send(peer, frame, 13 + length, MSG_NOSIGNAL);
+        if (round % 20 == 0) ping();
+    }
+    close(peer);
+    ping();
+}
+
+Test(endpoint, a_token_can_be_guessed_a_few_times_only)
+{
+    nng_socket peer = connect_req();
+    for (int i = 0; i < 4; i++) {
+        send_ping(peer, "wrong");
+        expect_answer(peer, ST_NOT_PERMITTED);
+    }
+    char *answered;
+    size_t size;
+    send_ping(peer, "wrong");
+    cr_assert_eq(nng_recv(peer, &answered, &size, NNG_FLAG_ALLOC), NNG_ECONNRESET);
+    nng_close(peer);
+    ping();
+}
+
+Test(endpoint, a_peer_has_only_so_many_connections)
+{
+    enum { CROWD = 310 };
+    static nng_socket crowd[CROWD];
+    int open = 0;
+    for (int i = 0; i < CROWD; i++) {
+        cr_assert_eq(nng_req0_open(&crowd[i]), 0);
+        cr_assert_eq(nng_socket_set_ms(crowd[i], NNG_OPT_RECVTIMEO, 2000), 0);
+        if (nng_dial(crowd[i], url, NULL, 0) != 0) break;
+        send_ping(crowd[i], "");
+        char *answered;
+        size_t size;
+        if (nng_recv(crowd[i], &answered, &size, NNG_FLAG_ALLOC) != 0) break;
+        nng_free(answered, size);
+        open++;
+    }
+    cr_assert_eq(open, 300);
+    send_ping(crowd[0], "");
+    expect_answer(crowd[0], ST_OK);
+    nng_close(crowd[open]);
+    nng_close(crowd[0]);
+    uint64_t rejected;
+    struct fault fault;
+    int tries = 0; /* until it is noticed that there is room again */
+    while (try_ping(&rejected, &fault) != ST_OK && tries < 500) {
+        usleep(10000);
+        tries++;
+    }
+    cr_assert_lt(tries, 500);
+    for (int i = 1; i < open; i++) nng_close(crowd[i]);
+}
+
+static void expect_refused(const void *bytes, size_t length, enum status expected)
+{
+    nng_socket peer = connect_req();
+    char *answered;
+    size_t size;
+    struct fault fault;
+    send_ping(peer, ""); /* it proves who asks */
+    expect_answer(peer, ST_OK);
     cr_assert_eq(nng_send(peer, (void *)bytes, length, 0), 0);
     cr_assert_eq(nng_recv(peer, &answered, &size, NNG_FLAG_ALLOC), 0);
     Performer__Response *response;
@@ -282,7 +476,7 @@ Test(endpoint, frames_that_are_no_requests_are_told_so)
     expect_refused("", 0, ST_UNSUPPORTED);               /* no version, no body */
     expect_refused("\x08\x63\x12\0", 4, ST_UNSUPPORTED); /* version 99 */
     expect_refused("\x08\x01", 2, ST_UNSUPPORTED);       /* no body */
-    cr_assert_eq(atomic_load(&handled), 0);
+    cr_assert_eq(atomic_load(&handled), 4, "but for what proved who asked");
     cr_assert_eq(ping(), 4);
 }
 
@@ -292,8 +486,8 @@ Test(endpoint, a_second_one_on_the_same_socket_is_refused)
     struct fault fault;
     uv_loop_t other;
     cr_assert_eq(uv_loop_init(&other), 0);
-    cr_assert_eq(endpoint_open(&other, answer, &handled, &second, &fault), ST_OK);
-    cr_assert_eq(endpoint_listen(second, url, &fault), ST_BUSY);
+    cr_assert_eq(endpoint_open(&other, &service, &second, &fault), ST_OK);
+    cr_assert_eq(endpoint_listen(second, url, NULL, &fault), ST_BUSY);
     cr_assert_not_null(strstr(fault.text, "another process listens there"));
     endpoint_close(second);
     uv_run(&other, UV_RUN_DEFAULT);
@@ -308,18 +502,18 @@ Test(endpoint, urls_that_are_refused)
         enum status status;
         const char *word;
     } rows[] = {
-        {"tcp://127.0.0.1:5000", ST_UNSUPPORTED, "not built yet"},
-        {"tls+tcp://127.0.0.1:5000", ST_UNSUPPORTED, "not built yet"},
+        {"tcp://127.0.0.1:5000", ST_UNSUPPORTED, "any user of this machine"},
+        {"tls+tcp://127.0.0.1:5000", ST_INVALID, "--token-file"},
+        {"ipc:///tmp/performerd.sock", ST_NOT_PERMITTED, "mode 0700"},
         {"ws://x", ST_UNSUPPORTED, "ipc:///PATH"},
         {"/run/x.sock", ST_UNSUPPORTED, "ipc:///PATH"},
         {"ipc://relative", ST_INVALID, "whole path"},
-        {"ipc:///nowhere/at/all/socket", ST_SYSTEM, "could not listen"},
+        {"ipc:///nowhere/at/all/socket", ST_NOT_FOUND, "/nowhere/at/all"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct fault fault;
-        enum status status = endpoint_listen(endpoint, rows[i].url, &fault);
-        cr_expect(status == rows[i].status || (rows[i].status == ST_SYSTEM && status != ST_OK),
-                  "%s: %s", rows[i].url, fault.text);
+        enum status status = endpoint_listen(endpoint, rows[i].url, NULL, &fault);
+        cr_expect_eq(status, rows[i].status, "%s: %s", rows[i].url, fault.text);
         cr_expect_not_null(strstr(fault.text, rows[i].word), "%s", fault.text);
     }
 }

@@ -1,56 +1,11 @@
 #!/usr/bin/env bash
 # The daemon as a program: its start, its refusals, its end. Usage: performerd.sh BIN_DIRECTORY
 set -euo pipefail
-bin=$1
-work=$(mktemp -d "${TMPDIR:-/tmp}/performerd-test.XXXXXX")
-pids=()
-
-cleanup() {
-    status=$?
-    for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
-    rm -rf "$work"
-    exit $status
-}
-trap cleanup EXIT
-
-fail() {
-    echo "FAILED: $*" >&2
-    exit 1
-}
-
-# start STATE [OPTION...]: in the foreground; returns once it is ready, sets $pid
-start() {
-    local state=$1
-    shift
-    : >"$work/ready" # an earlier one's word must not be taken for this one's
-    "$bin/performerd" --foreground --state "$state" --listen "ipc://$state.sock" "$@" \
-        >"$work/ready" 2>"$work/log" &
-    pid=$!
-    pids+=("$pid")
-    for _ in $(seq 200); do
-        grep -q "^performerd ready ipc://$state.sock$" "$work/ready" && return
-        sleep 0.05
-    done
-    cat "$work/log" >&2
-    fail "not ready"
-}
-
-# refuses WORD COMMAND...: it ends with an error that holds the word
-refuses() {
-    local word=$1
-    shift
-    ! timeout 20 "$@" >"$work/out" 2>&1 || fail "$* did not fail"
-    grep -qF -- "$word" "$work/out" || {
-        cat "$work/out" >&2
-        fail "$*: no word of $word"
-    }
-}
-
+. "$(dirname "$0")/daemon_trials.sh"
 
 # -- what is asked for wrongly
 refuses "unknown option --bogus" "$bin/performerd" --bogus
 refuses "--http is not built yet" "$bin/performerd" --http 127.0.0.1:80
-refuses "not built yet" "$bin/performerd" --foreground --state "$work/t" --listen tcp://127.0.0.1:7000
 "$bin/performerd" --help | grep -q -- "--max-ranks N"
 "$bin/performerd" --version | grep -q '^performerd [0-9]'
 

@@ -60,7 +60,7 @@ static void begin(struct workshop *workshop)
                                        .store = workshop->store,
                                        .directory = &workshop->directory,
                                        .launcher = &workshop->launcher,
-                                       .url = "ipc:///nowhere"};
+                                       .local = {.url = "ipc:///nowhere"}};
     driver_start(&workshop->driver);
 }
 

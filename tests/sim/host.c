@@ -83,7 +83,7 @@ static enum status start(struct fault *fault)
                                   .store = host.store,
                                   .directory = &host.directory,
                                   .launcher = &gang_launcher,
-                                  .url = "simulated"};
+                                  .local = {.url = "simulated"}};
     world_trace("the daemon starts");
     product_start(&host.driver);
     return ST_OK;

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$1"
 
-libc='^<(assert|ctype|errno|fcntl|float|getopt|inttypes|limits|locale|math|dirent|libgen|poll|pthread|pwd|sched|signal|spawn|stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|string|strings|termios|time|unistd|wchar|langinfo|cpuid|immintrin|sys/[a-z/]+|linux/[a-z]+|netinet/[a-z]+|arpa/inet|features|ftw|endian)\.h>$'
+libc='^<(assert|ctype|errno|fcntl|float|getopt|grp|inttypes|limits|locale|math|dirent|libgen|poll|pthread|pwd|sched|signal|spawn|stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio|stdlib|string|strings|termios|time|unistd|wchar|langinfo|cpuid|immintrin|sys/[a-z/]+|linux/[a-z]+|netinet/[a-z]+|arpa/inet|features|ftw|endian)\.h>$'
 ours_proto='^"proto/[a-z_0-9.-]+"$'
 
 # folder, then which includes it may have besides libc, as one extended expression
