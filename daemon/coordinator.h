@@ -114,6 +114,7 @@ struct event_unlaunched {
 
 struct event_tick {
     uint64_t random[4]; /* the nonce and the token of an attempt that this tick may plan */
+    uint64_t awake_ms;  /* monotonic: since when the daemon has listened without a pause */
 };
 
 struct event {

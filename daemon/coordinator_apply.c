@@ -7,6 +7,8 @@
 #include "daemon/coordinator.h"
 #include "daemon/memory.h"
 
+enum { DAY_MS = 24 * 3600 * 1000 }; /* no save takes longer */
+
 void coordinator_init(struct coordinator *coordinator, uint32_t ranks_max)
 {
     *coordinator = (struct coordinator){.ranks_max = ranks_max, .order_next = 1};
@@ -45,8 +47,11 @@ void coordinator_restore(struct coordinator *coordinator, struct run *run, uint6
     append_run(coordinator, run);
     run->heard_ms = now_ms; /* it has a whole lease to be heard in */
     run->due_ms = now_ms + back_off_ms(run);
-    for (uint32_t r = 0; run->attempt.ranks && r < run->facts.ranks; r++)
+    run->attempt.pressed_ms = now_ms;
+    for (uint32_t r = 0; run->attempt.ranks && r < run->facts.ranks; r++) {
         run->attempt.ranks[r].sequence_heard = run->attempt.ranks[r].sequence;
+        run->attempt.ranks[r].heard_ms = now_ms;
+    }
     for (size_t i = 0; i < run->order_count; i++)
         if (run->orders[i].id >= coordinator->order_next)
             coordinator->order_next = run->orders[i].id + 1;
@@ -110,13 +115,15 @@ static void apply_requeued(struct coordinator *coordinator, struct run *run,
 static void apply_attempt_planned(struct coordinator *coordinator, struct run *run,
                                   const struct record *record, uint64_t now_ms)
 {
-    (void)coordinator, (void)now_ms;
+    (void)coordinator;
     assert(!run_attempt_lives(run));
     assert(record->attempt == run->attempt.number + 1);
     free(run->attempt.ranks);
     run->attempt = (struct attempt){.number = record->attempt,
                                     .planned_ms = record->time_ms,
+                                    .stalled_rank = -1,
                                     .ranks = memory_zeroed(run->facts.ranks, sizeof(struct rank))};
+    for (uint32_t r = 0; r < run->facts.ranks; r++) run->attempt.ranks[r].heard_ms = now_ms;
     text_copy(run->attempt.nonce, sizeof run->attempt.nonce, record->attempt_planned.nonce);
     run->tokens = memory_grow(run->tokens, record->attempt * sizeof run->tokens[0]);
     text_copy(run->tokens[record->attempt - 1], sizeof run->tokens[0],
@@ -130,6 +137,23 @@ static void apply_attempt_launched(struct coordinator *coordinator, struct run *
     run->attempt.pid = record->attempt_launched.pid;
     run->attempt.pid_start_time = record->attempt_launched.pid_start_time;
     run->heard_ms = now_ms;
+}
+
+static void apply_attempt_stalled(struct coordinator *coordinator, struct run *run,
+                                  const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator;
+    struct attempt *attempt = &run->attempt;
+    attempt->stalled_rank = (int)record->attempt_stalled.rank;
+    text_copy(attempt->stalled_text, sizeof attempt->stalled_text, record->attempt_stalled.text);
+    attempt->pressed_ms = now_ms;
+}
+
+static void apply_attempt_pressed(struct coordinator *coordinator, struct run *run,
+                                  const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)record;
+    run->attempt.pressed_ms = now_ms;
 }
 
 static void apply_attempt_ended(struct coordinator *coordinator, struct run *run,
@@ -178,6 +202,8 @@ static void apply_rank_heard(struct coordinator *coordinator, struct run *run,
     if (!heard->heartbeat) return;
     rank->step = heard->heartbeat->step;
     rank->step_ms = heard->heartbeat->step_ms;
+    rank->stood_ms = heard->heartbeat->stood_ms;
+    rank->usual_ms = heard->heartbeat->usual_ms;
     rank->pid = heard->heartbeat->pid;
     text_copy(rank->phase, sizeof rank->phase, heard->heartbeat->phase);
     text_copy(rank->host, sizeof rank->host, heard->heartbeat->host);
@@ -284,6 +310,8 @@ static void apply_checkpoint_saved(struct coordinator *coordinator, struct run *
     (void)coordinator, (void)now_ms;
     uint64_t step = record->checkpoint_saved.step;
     forget_aside(run, step);
+    double ms = record->checkpoint_saved.seconds * 1e3;
+    run->save_ms = ms > 0 && ms < DAY_MS ? (uint64_t)ms : 0;
     if (step <= run->saved_step) return;
     run->saved_step = step;
     run->attempt.progressed = true;

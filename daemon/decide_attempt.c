@@ -3,9 +3,11 @@
 #include <assert.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 
 #include "daemon/memory.h"
 #include "daemon/scene.h"
+#include "daemon/stall.h"
 
 /* NULL: the event is about an attempt that is over or another than the newest. */
 static const struct run *living_run(const struct coordinator *coordinator, uint64_t number,
@@ -47,11 +49,23 @@ static enum attempt_cause cause_in_context(const struct run *run, enum attempt_c
 {
     assert(cause != CAUSE_NONE);
     if (run->stop == STOP_KILL && attempt_cause_restarts(cause)) return CAUSE_KILLED;
+    bool unasked = cause == CAUSE_CANCELLED && run->state != RUN_STOPPING;
+    if (run->attempt.stalled_rank >= 0 && (unasked || attempt_cause_restarts(cause)))
+        return CAUSE_HANG; /* it was told to end for that */
     if (run->stop != STOP_KILL && cause == CAUSE_KILLED) return CAUSE_CRASH;
-    if (run->state != RUN_STOPPING && cause == CAUSE_CANCELLED) return CAUSE_CRASH;
+    if (unasked) return CAUSE_CRASH;
     bool goes_on = run->stop == STOP_PAUSE || run->stop == STOP_REQUEUE;
-    if (goes_on && cause == CAUSE_CANCELLED) return CAUSE_PAUSED;
-    return cause;
+    return goes_on && cause == CAUSE_CANCELLED ? CAUSE_PAUSED : cause;
+}
+
+/* Who stood still is to blame, not who was killed first for it. */
+static void blame_stalled(const struct run *run, struct evidence *evidence)
+{
+    const struct attempt *attempt = &run->attempt;
+    text_copy(evidence->text, sizeof evidence->text, attempt->stalled_text);
+    evidence->first_rank = attempt->stalled_rank;
+    text_copy(evidence->host, sizeof evidence->host, attempt->ranks[attempt->stalled_rank].host);
+    evidence->signal = 0;
 }
 
 /* How the run fares with this end, which takes from a budget, or does not. */
@@ -171,8 +185,9 @@ static void set_aside(const struct scene *scene, uint64_t step)
 static void end_attempt(const struct scene *scene, const struct evidence *evidence, bool counts)
 {
     const struct run *run = scene->run;
-    const struct evidence *clean = evidence_clean(scene->decision, evidence);
+    struct evidence *clean = evidence_clean(scene->decision, evidence);
     enum attempt_cause cause = cause_in_context(run, evidence->cause);
+    if (cause == CAUSE_HANG) blame_stalled(run, clean);
     const char *text = clean->text[0] != '\0' ? clean->text : attempt_cause_words(cause);
     struct record_attempt_ended ended = end_counted(
         run, cause,
@@ -190,6 +205,52 @@ static void end_attempt(const struct scene *scene, const struct evidence *eviden
     if (next == RUN_PAUSED || next == RUN_QUEUED)
         scene_record(scene, RECORD_STOP_REQUESTED)->stop_requested.stop = STOP_NONE;
     scene_move(scene, next, end_words(scene, next, &ended, text));
+}
+
+static const char *stall_words(const struct scene *scene, const struct stall *stall)
+{
+    const struct rank *rank = &scene->run->attempt.ranks[stall->rank];
+    char before[64] = "it had not done one before";
+    if (stall->usual_ms > 0)
+        snprintf(before, sizeof before, "it took %.1f s at most before",
+                 (double)stall->usual_ms / 1e3);
+    return decision_format(scene->decision,
+                           "rank %" PRIu32 " %s%s%s in %s of step %" PRIu64 " for %.0f s; %s",
+                           stall->rank, rank->host[0] != '\0' ? "on " : "", rank->host,
+                           stall->silent ? " is silent" : " stands still",
+                           rank->phase[0] != '\0' ? rank->phase : "its start", rank->step,
+                           (double)stall->stood_ms / 1e3, before);
+}
+
+static void rescue_stalled(const struct scene *scene, const struct stall *stall)
+{
+    const char *text = stall_words(scene, stall);
+    scene_record(scene, RECORD_ATTEMPT_STALLED)->attempt_stalled =
+        (struct record_attempt_stalled){.rank = stall->rank, .text = text};
+    scene_note(scene, NOTE_RANK_STALLED, scene->run->attempt.ranks[stall->rank].step, "%s", text);
+    scene_effect(scene, EFFECT_RESCUE)->rank = stall->rank;
+}
+
+bool decide_stall(const struct scene *scene)
+{
+    uint64_t now_ms = scene->event->now_ms;
+    for (size_t i = 0; i < scene->coordinator->run_count; i++) {
+        struct scene known = *scene;
+        struct stall stall;
+        known.run = scene->coordinator->runs[i];
+        const struct attempt *attempt = &known.run->attempt;
+        if (!run_attempt_lives(known.run)) continue;
+        if (attempt->stalled_rank >= 0) {
+            if (now_ms - attempt->pressed_ms < stall_grace_ms(known.run)) continue;
+            scene_record(&known, RECORD_ATTEMPT_PRESSED)->attempt_pressed.signal = SIGKILL;
+            scene_effect(&known, EFFECT_SIGNAL)->signal = SIGKILL;
+            return true;
+        }
+        if (!stall_find(known.run, now_ms, scene->event->tick.awake_ms, &stall)) continue;
+        rescue_stalled(&known, &stall);
+        return true;
+    }
+    return false;
 }
 
 void decide_attempt_ended(const struct scene *scene)

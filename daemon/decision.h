@@ -17,11 +17,13 @@
  *   EFFECT_LAUNCH     write the plan, then the fence, spawn the launcher; then EVENT_LAUNCHED or
  *                     EVENT_LAUNCH_FAILED
  *   EFFECT_SIGNAL     send `signal` to what there is of the attempt
+ *   EFFECT_RESCUE     write down what rank `rank` is doing, then ask all to save and end
  */
 #define EFFECTS(E)      \
     E(EFFECT_WRITE_JOB) \
     E(EFFECT_LAUNCH)    \
-    E(EFFECT_SIGNAL)
+    E(EFFECT_SIGNAL)    \
+    E(EFFECT_RESCUE)
 
 #define EFFECT_ENUM(enumerator) enumerator,
 enum effect_kind { EFFECTS(EFFECT_ENUM) };
@@ -45,6 +47,8 @@ struct effect {
     size_t set_aside_count;
     /* EFFECT_SIGNAL */
     int signal;
+    /* EFFECT_RESCUE */
+    uint32_t rank;
 };
 
 struct answer {

@@ -204,6 +204,15 @@ static void do_signal(struct driver *driver, const struct effect *effect)
     driver->launcher->signal(driver->launcher, directory, effect->signal);
 }
 
+static void do_rescue(struct driver *driver, const struct effect *effect)
+{
+    char directory[LAUNCHER_PATH_MAX];
+    attempt_directory(driver->directory, effect->run_id, effect->attempt, directory,
+                      sizeof directory);
+    if (driver->launcher->rescue)
+        driver->launcher->rescue(driver->launcher, directory, effect->rank);
+}
+
 static void do_effect(struct driver *driver, const struct effect *effect)
 {
     struct fault fault;
@@ -218,6 +227,9 @@ static void do_effect(struct driver *driver, const struct effect *effect)
         return;
     case EFFECT_SIGNAL:
         do_signal(driver, effect);
+        return;
+    case EFFECT_RESCUE:
+        do_rescue(driver, effect);
         return;
     }
 }
@@ -357,12 +369,19 @@ static bool take_spools(struct driver *driver, const struct tended *tended, cons
     return true;
 }
 
+/* The rank that stood still, whose log tells more than that of one which was killed for it; -1: none did. */
+static int suspect_of(const struct driver *driver, const struct tended *tended)
+{
+    const struct run *run = coordinator_run(driver->coordinator, tended->run);
+    return run->attempt.number == tended->attempt ? run->attempt.stalled_rank : -1;
+}
+
 static bool settle_attempt(struct driver *driver, const struct tended *tended,
                            const char *directory, enum launcher_state state)
 {
     if (!take_spools(driver, tended, directory)) return false;
     struct evidence evidence;
-    evidence_read(directory, tended->ranks, &evidence);
+    evidence_read(directory, tended->ranks, suspect_of(driver, tended), &evidence);
     if (state == LAUNCHER_DOWN) evidence_of_lost_node(&evidence);
     struct event event = event_new(EVENT_ATTEMPT_ENDED);
     event.attempt_ended = (struct event_attempt_ended){tended->run, tended->attempt, &evidence};
@@ -497,6 +516,7 @@ static void decide_all(struct driver *driver)
 {
     for (bool more = true; more;) {
         struct event event = event_new(EVENT_TICK);
+        event.tick.awake_ms = driver->awake_ms;
         struct decision decision;
         struct fault fault;
         if (getrandom(event.tick.random, sizeof event.tick.random, 0) !=
@@ -508,8 +528,17 @@ static void decide_all(struct driver *driver)
     }
 }
 
+/* A daemon that was stopped, or starved, knows nothing of that time. */
+static void note_awake(struct driver *driver)
+{
+    uint64_t now_ms = driver_now_ms();
+    if (driver->tick_ms == 0 || now_ms - driver->tick_ms > PAUSE_MS) driver->awake_ms = now_ms;
+    driver->tick_ms = now_ms;
+}
+
 void driver_tick(struct driver *driver)
 {
+    note_awake(driver);
     tend_all(driver); /* what has ended makes room */
     decide_all(driver);
     tend_all(driver); /* what has been planned is started */

@@ -15,6 +15,7 @@
 
 enum {
     TICK_MS = 250,            /* how often driver_tick is to be called */
+    PAUSE_MS = 5000,          /* a daemon that was not called for longer has not listened */
     UNSEEN_GRACE_MS = 10000,  /* a launcher that has written no launcher.json by then never will */
     EARLIER_GRACE_MS = 30000, /* for an earlier attempt to die of SIGKILL */
 };
@@ -28,7 +29,8 @@ struct driver {
     struct attempt_launcher *launcher;
     struct way_in local, remote; /* for ranks on this machine, and on others */
     struct tended *tended;
-    bool store_failing; /* said once, until it works again */
+    uint64_t tick_ms, awake_ms; /* the last tick; since when they came without a pause */
+    bool store_failing;         /* said once, until it works again */
 };
 
 /* Looks for the attempts that were alive when the daemon before ended. All parts are borrowed. */

@@ -288,12 +288,12 @@ static void make_printable(char *text)
         if ((*c < ' ' && *c != '\n' && *c != '\t') || *c == 0x7f) *c = '?';
 }
 
-static void quote_log(const char *directory, struct evidence *evidence)
+static void quote_log(const char *directory, int rank, struct evidence *evidence)
 {
     char name[64], *lines = evidence->last_lines;
     bool whole = true;
-    if (evidence->first_rank >= 0) {
-        snprintf(name, sizeof name, "rank-%d.log", evidence->first_rank);
+    if (rank >= 0) {
+        snprintf(name, sizeof name, "rank-%d.log", rank);
         whole = read_tail(directory, name, lines, sizeof evidence->last_lines);
     }
     if (lines[0] == '\0')
@@ -303,7 +303,7 @@ static void quote_log(const char *directory, struct evidence *evidence)
     make_printable(lines);
 }
 
-void evidence_read(const char *directory, uint32_t ranks, struct evidence *evidence)
+void evidence_read(const char *directory, uint32_t ranks, int suspect, struct evidence *evidence)
 {
     struct findings findings;
     collect(directory, ranks, &findings);
@@ -313,8 +313,8 @@ void evidence_read(const char *directory, uint32_t ranks, struct evidence *evide
     evidence->step = findings.step;
     judge(&findings, evidence);
     make_printable(evidence->text);
-    if (evidence->cause != CAUSE_FINISHED && evidence->cause != CAUSE_CANCELLED)
-        quote_log(directory, evidence);
+    if (suspect >= 0 || (evidence->cause != CAUSE_FINISHED && evidence->cause != CAUSE_CANCELLED))
+        quote_log(directory, suspect >= 0 ? suspect : evidence->first_rank, evidence);
 }
 
 void evidence_of_lost_node(struct evidence *evidence)

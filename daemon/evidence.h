@@ -30,10 +30,10 @@ struct evidence {
 };
 
 /*
- * `directory` is attempt-A. Blocks for a few small reads. Never fails: what is missing or not
+ * `directory` is attempt-A; `suspect` is a rank whose log is to be quoted, whoever failed first, or -1. Blocks for a few small reads. Never fails: what is missing or not
  * readable is no evidence, and an attempt without any is CAUSE_LOST.
  */
-void evidence_read(const char *directory, uint32_t ranks, struct evidence *evidence);
+void evidence_read(const char *directory, uint32_t ranks, int suspect, struct evidence *evidence);
 
 /* Where the attempt left no trace of its end: the machine went down, and that is why. */
 void evidence_of_lost_node(struct evidence *evidence);

@@ -115,6 +115,17 @@ static void local_signal(struct attempt_launcher *launcher, const char *attempt_
     if (process_is_alive(&launched.process)) kill(launched.process.pid, signal);
 }
 
+/* performer-launch does it, which is where the ranks are. */
+static void local_rescue(struct attempt_launcher *launcher, const char *attempt_directory,
+                         uint32_t rank)
+{
+    (void)launcher;
+    struct launched launched;
+    if (!read_launched(attempt_directory, &launched)) return;
+    const union sigval which = {.sival_int = (int)rank};
+    if (process_is_alive(&launched.process)) sigqueue(launched.process.pid, SIGUSR1, which);
+}
+
 static void child_free(uv_handle_t *handle)
 {
     free(handle->data);
@@ -215,8 +226,11 @@ enum status launch_local_open(struct uv_loop_s *loop, launch_local_ended *ended,
 {
     struct local *local = calloc(1, sizeof *local);
     if (!local) return fault_set(fault, ST_NO_MEMORY, "no memory for a launcher");
-    local->base = (struct attempt_launcher){
-        .name = "local", .start = local_start, .probe = local_probe, .signal = local_signal};
+    local->base = (struct attempt_launcher){.name = "local",
+                                            .start = local_start,
+                                            .probe = local_probe,
+                                            .signal = local_signal,
+                                            .rescue = local_rescue};
     local->loop = loop;
     local->ended = ended;
     local->context = context;

@@ -46,6 +46,10 @@ struct attempt_launcher {
     /* SIGTERM asks the launcher to end its ranks; SIGKILL ends all of the attempt there is, the launcher last, so that
      * it can still say what happened. Does nothing where it lives no more. */
     void (*signal)(struct attempt_launcher *launcher, const char *attempt_directory, int signal);
+
+    /* Has what the threads of that rank are doing written into its log, and after that all ranks sent SIGTERM, so that
+     * those which come back to life save and end. NULL: this launcher cannot. */
+    void (*rescue)(struct attempt_launcher *launcher, const char *attempt_directory, uint32_t rank);
 };
 
 #endif

@@ -8,7 +8,9 @@
  *  2. launcher.json, durable: from here on a daemon can find and end this process;
  *  3. the fence is read. A daemon raises a new fence first and looks for launcher.json afterwards, so of two
  *     attempts that cross, at least one sees the other;
- *  4. the command, with attempt-A/environment in its own. It gets SIGKILL when this process dies; TERM and INT are passed on to it;
+ *  4. the command, with attempt-A/environment in its own. It gets SIGKILL when this process dies; TERM and INT are passed on to it.
+ *     USR1, sent with the number of a rank that stands still, has its stacks written into its log and asks all ranks to
+ *     save and end;
  *  5. orphans: what the command left behind becomes our child. It has a moment to end, then SIGKILL;
  *  6. exit.json, durable: nothing of this attempt runs on this machine any more.
  */
@@ -29,6 +31,7 @@
 
 #include "daemon/environment.h"
 #include "daemon/process.h"
+#include "daemon/stack_dump.h"
 #include "proto/durable.h"
 #include "proto/logline.h"
 
@@ -182,13 +185,45 @@ static bool reap(pid_t pid, struct ending *ending)
     return found;
 }
 
-/* Waits for the command and passes TERM and INT on to it. */
-static struct ending attend(pid_t pid, const sigset_t *signals)
+struct rescue {
+    const struct launch *launch;
+    uint32_t rank;
+};
+
+static void dump_rank(void *context, uint32_t rank, pid_t pid)
+{
+    const struct rescue *rescue = context;
+    char log[4096];
+    if (rank != rescue->rank) return;
+    snprintf(log, sizeof log, "%s/rank-%u.log", rescue->launch->directory, rank);
+    stack_dump(pid, log);
+}
+
+static void ask_rank(void *context, uint32_t rank, pid_t pid)
+{
+    (void)context, (void)rank;
+    kill(pid, SIGTERM);
+}
+
+/* The stacks first, while nothing has moved. Ranks alone are asked: mpirun would kill them. */
+static void rescue(const struct launch *launch, uint32_t rank)
+{
+    struct process self;
+    struct rescue rescue = {launch, rank};
+    if (process_identify(getpid(), &self, NULL) != ST_OK) return;
+    process_visit_ranks(&self, launch->nonce, dump_rank, &rescue);
+    process_visit_ranks(&self, launch->nonce, ask_rank, NULL);
+}
+
+/* Waits for the command and passes on what concerns it. */
+static struct ending attend(const struct launch *launch, pid_t pid, const sigset_t *signals)
 {
     struct ending ending = {0};
     for (;;) {
-        int signal = sigwaitinfo(signals, NULL);
+        siginfo_t told;
+        int signal = sigwaitinfo(signals, &told);
         if (signal == SIGTERM || signal == SIGINT) kill(pid, signal);
+        if (signal == SIGUSR1) rescue(launch, (uint32_t)told.si_value.sival_int);
         if (reap(pid, &ending)) return ending;
     }
 }
@@ -217,6 +252,7 @@ static enum status run(const struct launch *launch, struct ending *ending, struc
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGUSR1);
     sigaddset(&signals, SIGCHLD);
     sigprocmask(SIG_BLOCK, &signals, &before);
 
@@ -224,7 +260,7 @@ static enum status run(const struct launch *launch, struct ending *ending, struc
     if (pid < 0) return fault_errno(fault, errno, "could not make a process");
     if (pid == 0) run_command(launch, self, &before);
 
-    *ending = attend(pid, &signals);
+    *ending = attend(launch, pid, &signals);
     end_orphans();
     return ST_OK;
 }

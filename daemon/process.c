@@ -124,8 +124,8 @@ int process_signal_children(pid_t parent, int signal)
     return visit_all(signal_child, &(struct children){parent, signal});
 }
 
-/* Whether NAME=VALUE is in the process's environment as it was when it started. */
-static bool has_variable(pid_t pid, const char *variable)
+/* The value of the variable in the process's environment as it was when it started, cut to `size`; false: there is none. */
+static bool read_variable(pid_t pid, const char *name, char *value, size_t size)
 {
     enum { ENVIRONMENT_MAX = 1 << 20 };
     char path[64];
@@ -133,32 +133,61 @@ static bool has_variable(pid_t pid, const char *variable)
     char *text = malloc(ENVIRONMENT_MAX);
     if (!text) return false;
     ssize_t length = read_proc(path, text, ENVIRONMENT_MAX);
+    size_t name_length = strlen(name);
     bool found = false;
-    for (ssize_t i = 0; i < length && !found; i += (ssize_t)strlen(text + i) + 1)
-        found = strcmp(text + i, variable) == 0;
+    for (ssize_t i = 0; i < length && !found; i += (ssize_t)strlen(text + i) + 1) {
+        found = strncmp(text + i, name, name_length) == 0 && text[i + (ssize_t)name_length] == '=';
+        if (found) snprintf(value, size, "%s", text + i + name_length + 1);
+    }
     free(text);
     return found;
 }
 
 struct session {
     const struct process *leader;
-    char variable[256];
+    const char *nonce;
     int signal;
+    process_rank_visitor *visitor;
+    void *context;
 };
+
+static bool is_member(const struct session *session, pid_t pid, const struct stat_line *line)
+{
+    char nonce[256];
+    if (line->session != session->leader->pid || pid == session->leader->pid) return false;
+    return read_variable(pid, PROCESS_NONCE_VARIABLE, nonce, sizeof nonce) &&
+           strcmp(nonce, session->nonce) == 0;
+}
 
 static bool signal_member(void *context, pid_t pid, const struct stat_line *line)
 {
     const struct session *session = context;
-    if (line->session != session->leader->pid || pid == session->leader->pid) return false;
-    if (!has_variable(pid, session->variable)) return false;
+    if (!is_member(session, pid, line)) return false;
     if (session->signal != 0) kill(pid, session->signal);
+    return true;
+}
+
+static bool show_rank(void *context, pid_t pid, const struct stat_line *line)
+{
+    const struct session *session = context;
+    char rank[16];
+    if (!is_member(session, pid, line)) return false;
+    if (!read_variable(pid, PROCESS_RANK_VARIABLE, rank, sizeof rank)) return false;
+    session->visitor(session->context, (uint32_t)strtoul(rank, NULL, 10), pid);
     return true;
 }
 
 int process_signal_session(const struct process *leader, const char *nonce, int signal)
 {
     if (process_of_another_boot(leader)) return 0;
-    struct session session = {.leader = leader, .signal = signal};
-    snprintf(session.variable, sizeof session.variable, "%s=%s", PROCESS_NONCE_VARIABLE, nonce);
+    struct session session = {.leader = leader, .nonce = nonce, .signal = signal};
     return visit_all(signal_member, &session);
+}
+
+void process_visit_ranks(const struct process *leader, const char *nonce,
+                         process_rank_visitor *visitor, void *context)
+{
+    struct session session = {
+        .leader = leader, .nonce = nonce, .visitor = visitor, .context = context};
+    if (!process_of_another_boot(leader)) visit_all(show_rank, &session);
 }

@@ -16,6 +16,8 @@
 
 /* In the environment of every process of an attempt: its nonce. */
 #define PROCESS_NONCE_VARIABLE "PERFORMERD_ATTEMPT_NONCE"
+/* In that of a rank besides, by mpirun: its number. */
+#define PROCESS_RANK_VARIABLE "OMPI_COMM_WORLD_RANK"
 
 struct process {
     pid_t pid;
@@ -40,5 +42,10 @@ int process_signal_children(pid_t parent, int signal);
  * Returns how many there are: 0 says that nothing of it lives on. Of another boot: 0.
  */
 int process_signal_session(const struct process *leader, const char *nonce, int signal);
+
+/* Told of each rank of the attempt with that nonce, in the session that `leader` made. */
+typedef void process_rank_visitor(void *context, uint32_t rank, pid_t pid);
+void process_visit_ranks(const struct process *leader, const char *nonce,
+                         process_rank_visitor *visitor, void *context);
 
 #endif

@@ -67,6 +67,17 @@ struct record_attempt_launched {
     uint64_t pid_start_time;
 };
 
+/* It stands still, and was asked to save and end. */
+struct record_attempt_stalled {
+    uint32_t rank;
+    const char *text;
+};
+
+/* It was told to end once more. */
+struct record_attempt_pressed {
+    int signal;
+};
+
 struct record_attempt_ended {
     enum attempt_cause cause; /* in the light of what was asked for */
     const struct evidence *evidence;

@@ -20,6 +20,8 @@ enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, st
         .ranks = (uint32_t)spec->resources.ranks,
         .steps = (uint64_t)spec->train.steps,
         .restart_max = (uint32_t)spec->restart.max,
+        .stall_ms = (uint64_t)(spec->restart.stall_seconds * 1e3),
+        .local = spec->resources.launcher == LAUNCHER_LOCAL,
         .redraw_every = planned ? (uint64_t)spec->redraw.every : 0,
         .checkpoint_every = spec->checkpoint.every > 0 ? (uint64_t)spec->checkpoint.every : 0,
         .redraw_threshold = spec->redraw.policy == POLICY_ADAPTIVE ? spec->redraw.threshold : 0,

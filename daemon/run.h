@@ -41,6 +41,8 @@ struct run_facts {
     uint32_t restart_max;
     uint64_t redraw_every;     /* 0: no planned redraws */
     uint64_t checkpoint_every; /* 0: none planned */
+    uint64_t stall_ms;         /* a rank that stands for less does not hang; 0: none ever does */
+    bool local;                /* its ranks run on the daemon's machine */
     double redraw_threshold;   /* error of a layer that redraws when it is passed, 0: none does */
     int64_t priority;          /* in the queue; higher begins first */
     bool features;             /* its attention has features that can be redrawn */
@@ -98,6 +100,7 @@ struct rank {
     uint64_t step;
     char phase[PHASE_SIZE];
     double step_ms;
+    uint64_t stood_ms, usual_ms; /* in that phase, and the longest that it took before */
     char host[HOST_SIZE];
     uint64_t pid;
 };
@@ -114,7 +117,10 @@ struct attempt {
     int64_t pid; /* of the launcher, 0: not known to run yet */
     uint64_t pid_start_time;
     uint64_t planned_ms;
-    struct rank *ranks; /* (run->facts.ranks) */
+    int stalled_rank; /* a rank that stood still: the attempt was told to end; -1: none */
+    char stalled_text[RUN_REASON_SIZE]; /* and where */
+    uint64_t pressed_ms;                /* live, monotonic: when it was last told */
+    struct rank *ranks;                 /* (run->facts.ranks) */
 };
 
 struct run {
@@ -135,6 +141,7 @@ struct run {
     uint32_t fruitless;      /* of those, the last ones in a row that did not progress */
     uint32_t stillborn; /* of those, the last ones that resumed at stillborn_step and did no step */
     uint64_t stillborn_step;
+    uint64_t save_ms;              /* how long the newest checkpoint took */
     uint64_t saved_step;           /* of the furthest checkpoint there ever was */
     uint64_t aside[RUN_ASIDE_MAX]; /* (aside_count) steps of checkpoints that attempts pass over */
     size_t aside_count;

@@ -37,6 +37,9 @@ void scene_answer(const struct scene *scene, enum status status, const char *for
     __attribute__((format(printf, 3, 4)));
 void scene_answer_run(const struct scene *scene, const struct run *run);
 
+/* Part of a tick: an attempt that stands still is told to end, and after a grace killed. True: something was decided. */
+bool decide_stall(const struct scene *scene);
+
 /* One for each kind of event: decide_submit, decide_act, decide_report, ... */
 #define DECIDE_PROTOTYPE(enumerator, tag) void decide_##tag(const struct scene *scene);
 EVENTS(DECIDE_PROTOTYPE)

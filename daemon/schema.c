@@ -178,4 +178,11 @@ static const char seventh[] =
     "ALTER TABLE runs ADD COLUMN requeue_key TEXT NOT NULL DEFAULT '';"
     "ALTER TABLE runs ADD COLUMN requeued_attempt INTEGER NOT NULL DEFAULT 0;";
 
-const char *const schema_migrations[] = {first, second, third, fourth, fifth, sixth, seventh, NULL};
+static const char eighth[] =
+    "ALTER TABLE runs ADD COLUMN stall_ms INTEGER NOT NULL DEFAULT 30000;"
+    "ALTER TABLE runs ADD COLUMN local INTEGER NOT NULL DEFAULT 1;"
+    "ALTER TABLE attempts ADD COLUMN stalled_rank INTEGER NOT NULL DEFAULT -1;"
+    "ALTER TABLE attempts ADD COLUMN stalled_text TEXT NOT NULL DEFAULT '';";
+
+const char *const schema_migrations[] = {first, second,  third,  fourth, fifth,
+                                         sixth, seventh, eighth, NULL};

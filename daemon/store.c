@@ -17,8 +17,9 @@
     Q(ROLLBACK, "ROLLBACK")                                                                        \
     Q(INSERT_RUN, "INSERT INTO runs (number, key, name, ranks, steps, restart_max, redraw_every,"  \
                   " checkpoint_every, features, state, reason, stop, step, submitted_ms,"          \
-                  " started_ms, ended_ms, redraw_threshold, validates, priority) VALUES (?1, ?2,"  \
-                  " ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, ?11, 0, 0, ?12, ?13, ?14)")         \
+                  " started_ms, ended_ms, redraw_threshold, validates, priority, stall_ms, local)" \
+                  " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, ?11, 0, 0, ?12,"    \
+                  " ?13, ?14, ?15, ?16)")                                                          \
     Q(INSERT_AWAITED, "INSERT INTO awaited VALUES (?1, ?2)")                                       \
     Q(INSERT_JOB, "INSERT INTO jobs VALUES (?1, ?2, ?3)")                                          \
     Q(MOVE_RUN, "UPDATE runs SET state = ?2, reason = ?3,"                                         \
@@ -31,6 +32,8 @@
       "INSERT INTO attempts (run, number, nonce, planned_ms, token) VALUES (?1, ?2, ?3, ?4, ?5)")  \
     Q(LAUNCH_ATTEMPT,                                                                              \
       "UPDATE attempts SET pid = ?3, pid_start_time = ?4 WHERE run = ?1 AND number = ?2")          \
+    Q(STALL_ATTEMPT, "UPDATE attempts SET stalled_rank = ?3, stalled_text = ?4"                    \
+                     " WHERE run = ?1 AND number = ?2")                                            \
     Q(END_ATTEMPT, "UPDATE attempts SET ended = 1, ended_ms = ?3, cause = ?4, counted = ?5,"       \
                    " text = ?6, first_rank = ?7, host = ?8, signal = ?9, exit_code = ?10,"         \
                    " last_lines = ?11 WHERE run = ?1 AND number = ?2 AND ended = 0")               \
@@ -80,12 +83,13 @@
             " checkpoint_every, features, state, reason, stop, step, submitted_ms, started_ms,"    \
             " ended_ms, redraw_threshold, validates, priority, fruitless, stillborn,"              \
             " stillborn_step, requeue_key, requeued_attempt,"                                      \
-            " (SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number)"            \
-            " FROM runs ORDER BY number")                                                          \
+            " (SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number),"           \
+            " stall_ms, local, (SELECT seconds FROM checkpoints WHERE run = runs.number"           \
+            " ORDER BY saved_ms DESC LIMIT 1) FROM runs ORDER BY number")                          \
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
-                      " resumed_step, ended, cause, counted, progressed FROM attempts"             \
-                      " WHERE run = ?1 ORDER BY number DESC LIMIT 1")                              \
+                      " resumed_step, ended, cause, counted, progressed, stalled_rank,"            \
+                      " stalled_text FROM attempts WHERE run = ?1 ORDER BY number DESC LIMIT 1")   \
     Q(SPENT, "SELECT cause, count(*) FROM attempts WHERE run = ?1 AND counted = 1"                 \
              " AND number > ?2 GROUP BY cause")                                                    \
     Q(ASIDE, "SELECT step FROM checkpoints WHERE run = ?1 AND verdict = ?2 ORDER BY step")         \
@@ -510,7 +514,8 @@ static enum status store_run_submitted(struct store *store, const struct record 
                 count(facts->ranks), count(facts->steps), count(facts->restart_max),
                 count(facts->redraw_every), count(facts->checkpoint_every),
                 integer(facts->features), text(run_state_name(RUN_QUEUED)), count(record->time_ms),
-                real(facts->redraw_threshold), integer(facts->validates), integer(facts->priority));
+                real(facts->redraw_threshold), integer(facts->validates), integer(facts->priority),
+                count(facts->stall_ms), integer(facts->local));
     for (size_t i = 0; status == ST_OK && i < submitted->after_count; i++)
         status = execute(store, SQL_INSERT_AWAITED, fault, count(record->run),
                          count(submitted->after[i]));
@@ -558,6 +563,14 @@ static enum status store_attempt_launched(struct store *store, const struct reco
     const struct record_attempt_launched *launched = &record->attempt_launched;
     return execute_one(store, SQL_LAUNCH_ATTEMPT, fault, count(record->run), count(record->attempt),
                        integer(launched->pid), count(launched->pid_start_time));
+}
+
+static enum status store_attempt_stalled(struct store *store, const struct record *record,
+                                         struct fault *fault)
+{
+    const struct record_attempt_stalled *stalled = &record->attempt_stalled;
+    return execute_one(store, SQL_STALL_ATTEMPT, fault, count(record->run), count(record->attempt),
+                       count(stalled->rank), text(stalled->text));
 }
 
 static enum status store_attempt_ended(struct store *store, const struct record *record,
@@ -724,7 +737,9 @@ static enum status store_noted(struct store *store, const struct record *record,
                    text(noted->text));
 }
 
-#define store_rank_heard NULL /* how things are now is nobody's history */
+/* How things are now is nobody's history. */
+#define store_rank_heard      NULL
+#define store_attempt_pressed NULL
 
 static enum status (*const writers[])(struct store *store, const struct record *record,
                                       struct fault *fault) = {
@@ -810,6 +825,9 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     text_copy(run->requeue_key, sizeof run->requeue_key, column_text(row, 22));
     run->requeued_attempt = column_u32(row, 23);
     run->saved_step = column_count(row, 24);
+    run->facts.stall_ms = column_count(row, 25);
+    run->facts.local = sqlite3_column_int(row, 26) != 0;
+    run->save_ms = (uint64_t)(1e3 * fmax(column_real(row, 27), 0));
     if (!run_state_from_name(column_text(row, 9), &run->state))
         return bad_row(run, "its state is none", fault);
     if (run->stop > STOP_REQUEUE) return bad_row(run, "its stop is none", fault);
@@ -882,10 +900,14 @@ static enum status load_attempt(struct store *store, struct run *run, struct fau
         attempt->ended = sqlite3_column_int(row, 7) != 0;
         attempt->counted = sqlite3_column_int(row, 9) != 0;
         attempt->progressed = sqlite3_column_int(row, 10) != 0;
+        attempt->stalled_rank = sqlite3_column_int(row, 11);
+        text_copy(attempt->stalled_text, sizeof attempt->stalled_text, column_text(row, 12));
         known_cause = attempt_cause_from_name(column_text(row, 8), &attempt->cause);
     }
     if (status != ST_OK || attempt->number == 0) return status;
     if (!known_cause) return bad_row(run, "the cause of its attempt's end is none", fault);
+    if (attempt->stalled_rank < -1 || attempt->stalled_rank >= (int64_t)run->facts.ranks)
+        return bad_row(run, "a rank too many stood still", fault);
     attempt->ranks = memory_zeroed(run->facts.ranks, sizeof *attempt->ranks);
     status = load_tokens(store, run, fault);
     return status == ST_OK ? load_ranks(store, run, fault) : status;

@@ -136,7 +136,8 @@ enum bound { INCLUDED, EXCLUDED };
     L(optimizer, beta2, 0, INCLUDED, 1, EXCLUDED)           \
     L(optimizer, epsilon, 1e-30, INCLUDED, 1, INCLUDED)     \
     L(optimizer, weight_decay, 0, INCLUDED, 1000, INCLUDED) \
-    L(optimizer, clip, 0, INCLUDED, 1e30, INCLUDED)
+    L(optimizer, clip, 0, INCLUDED, 1e30, INCLUDED)         \
+    L(restart, stall_seconds, 0, INCLUDED, 1e6, INCLUDED)
 
 static void report_range(struct jobspec_reading *reading, enum jobspec_key_id id, const char *label)
 {

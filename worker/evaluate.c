@@ -173,13 +173,14 @@ enum status evaluate_run(struct training *t, double *valid_loss, struct fault *f
     const int64_t begin = collective_rank(t->setup.collective) * t->valid_shards_rank;
     const int64_t end = smaller(begin + t->valid_shards_rank, t->valid_shards);
 
-    training_phase(t, t->state.step, PHASE_EVALUATE);
     for (int64_t shard = begin; shard < end; shard++) {
+        training_phase(t, t->state.step, PHASE_EVALUATE);
         enum status status = run_shard(t, shard, &t->valid_mine[shard - begin]);
         if (status != ST_OK)
             return fault_set(fault, status, "an operation of the evaluation failed: %s",
                              status_text(status));
     }
+    training_phase(t, t->state.step, PHASE_REDUCE);
     enum status status = collective_gather(t->setup.collective, t->valid_mine,
                                            (size_t)t->valid_shards_rank * sizeof *t->valid_mine,
                                            t->valid_all, fault);

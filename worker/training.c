@@ -35,7 +35,7 @@ double tree_sum(const double *values, int64_t count)
 
 void training_phase(struct training *t, uint64_t step, enum phase phase)
 {
-    uplink_phase(t->setup.uplink, step, phase_name(phase), t->step_ms);
+    uplink_phase(t->setup.uplink, step, phase, t->step_ms);
 }
 
 void training_tell_orders(struct training *t, const struct edge *edge, bool change_weights)
@@ -592,6 +592,7 @@ static enum status agree_on_save(struct training *t, enum status status, struct 
     struct save_outcome *outcomes =
         calloc((size_t)collective_ranks(t->setup.collective), sizeof *outcomes);
     if (!outcomes) return fault_set(fault, ST_NO_MEMORY, "no memory to end together");
+    training_phase(t, t->state.step, PHASE_REDUCE);
     enum status gathered =
         collective_gather(t->setup.collective, &outcome, sizeof outcome, outcomes, fault);
     if (gathered == ST_OK && outcomes[0].status != ST_OK) {

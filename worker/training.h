@@ -12,6 +12,7 @@
 #include "kernels/backend.h"
 #include "proto/jobspec.h"
 #include "proto/performer.pb-c.h"
+#include "proto/phase.h"
 #include "proto/status.h"
 #include "worker/approximation.h"
 #include "worker/checkpoint.h"
@@ -20,7 +21,6 @@
 #include "worker/orders.h"
 #include "worker/params.h"
 #include "worker/performer.h"
-#include "worker/phase.h"
 #include "worker/uplink.h"
 
 /* What main has made; all of it must outlive the training. */

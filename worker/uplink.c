@@ -35,7 +35,6 @@ enum {
     REPORTS_MAX = 256,  /* of the outbox, before they are joined to larger ones */
     WANTED_MAX = 64,    /* orders beyond it are told again */
     APPLIED_MAX = 4096, /* an order this many back is not told again */
-    PHASE_BYTES = 32,
 };
 
 struct uplink {
@@ -50,7 +49,9 @@ struct uplink {
     struct report_items queued;
     uint64_t step;
     double step_ms;
-    char phase[PHASE_BYTES];
+    enum phase phase;
+    int64_t phase_began_ms;
+    int64_t longest_ms[PHASE_COUNT];        /* that one took */
     struct wanted_order wanted[WANTED_MAX]; /* as the newest reply has them */
     int wanted_count;
     uint64_t applied[APPLIED_MAX]; /* a ring */
@@ -65,7 +66,7 @@ struct uplink {
     struct outbox outbox;
     struct report_origin origin;
     Performer__Heartbeat heartbeat;
-    char host[256], heartbeat_phase[PHASE_BYTES];
+    char host[256];
     int64_t reported_ms;
 
     /* the thread's own */
@@ -101,9 +102,11 @@ static bool tick_wait(struct uplink *uplink)
 
 static void heartbeat_take(struct uplink *uplink)
 {
-    memcpy(uplink->heartbeat_phase, uplink->phase, sizeof uplink->phase);
+    uplink->heartbeat.phase = (char *)phase_name(uplink->phase);
     uplink->heartbeat.step = uplink->step;
     uplink->heartbeat.step_ms = uplink->step_ms;
+    uplink->heartbeat.stood_ms = (uint64_t)(monotonic_ms() - uplink->phase_began_ms);
+    uplink->heartbeat.usual_ms = (uint64_t)uplink->longest_ms[uplink->phase];
 }
 
 /* All that is queued; what is left in its place is empty and keeps its memory. */
@@ -337,13 +340,13 @@ static void identity_set(struct uplink *uplink, const Performer__Plan *plan, uin
 {
     gethostname(uplink->host, sizeof uplink->host - 1);
     performer__heartbeat__init(&uplink->heartbeat);
-    uplink->heartbeat.phase = uplink->heartbeat_phase;
     uplink->heartbeat.host = uplink->host;
     uplink->heartbeat.pid = (uint64_t)getpid();
     uplink->origin = (struct report_origin){plan, rank, 1, &uplink->heartbeat};
     uplink->backoff_ms = BACKOFF_MIN_MS;
     uplink->jitter = (unsigned)getpid() * 2654435761u + rank;
     uplink->reported_ms = monotonic_ms() - HEARTBEAT_MS;
+    uplink->phase_began_ms = monotonic_ms();
 }
 
 enum status uplink_open(const Performer__Plan *plan, uint32_t rank, struct uplink **uplink,
@@ -422,13 +425,19 @@ void uplink_notice(struct uplink *uplink, uint64_t step, const Performer__Notice
     if (status != ST_OK) log_error("notice-lost", "%s", status_text(status));
 }
 
-void uplink_phase(struct uplink *uplink, uint64_t step, const char *phase, double step_ms)
+void uplink_phase(struct uplink *uplink, uint64_t step, enum phase phase, double step_ms)
 {
     if (!uplink->client) return;
+    int64_t now_ms = monotonic_ms();
     pthread_mutex_lock(&uplink->lock);
+    /* 1 at least: 0 is a phase that was never finished */
+    int64_t took_ms = now_ms - uplink->phase_began_ms + 1,
+            *longest_ms = &uplink->longest_ms[uplink->phase];
+    if (took_ms > *longest_ms) *longest_ms = took_ms;
     uplink->step = step;
     uplink->step_ms = step_ms;
-    snprintf(uplink->phase, sizeof uplink->phase, "%s", phase);
+    uplink->phase = phase;
+    uplink->phase_began_ms = now_ms;
     pthread_mutex_unlock(&uplink->lock);
 }
 

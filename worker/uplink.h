@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "proto/performer.pb-c.h"
+#include "proto/phase.h"
 #include "proto/status.h"
 
 struct uplink;
@@ -35,7 +36,8 @@ enum status uplink_open_file(const char *directory, uint32_t rank, struct uplink
  * before the metrics of its step reaches the daemon before them, or with them. */
 void uplink_metric(struct uplink *uplink, uint64_t step, const char *name, double value);
 void uplink_notice(struct uplink *uplink, uint64_t step, const Performer__Notice *notice);
-void uplink_phase(struct uplink *uplink, uint64_t step, const char *phase, double step_ms);
+/* A phase begins. Heartbeats tell how long it has lasted, and how long one took at most before. */
+void uplink_phase(struct uplink *uplink, uint64_t step, enum phase phase, double step_ms);
 
 /* Orders that the daemon's newest reply wants and that have not been marked as applied: at most `max`, by
  * id. */

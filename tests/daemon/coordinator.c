@@ -1216,6 +1216,99 @@ Test(redraw, only_the_newest_are_held)
     stage_fini(&stage);
 }
 
+/* ---- a rank that stands still ---- */
+
+static void heartbeat(struct stage *stage, uint32_t rank, const char *phase, uint64_t stood_ms)
+{
+    Performer__Heartbeat beat = PERFORMER__HEARTBEAT__INIT;
+    beat.step = 14;
+    beat.phase = (char *)phase;
+    beat.host = (char *)"node7";
+    beat.stood_ms = stood_ms;
+    beat.usual_ms = 200;
+    Performer__Report report = stage_next_report(stage, rank);
+    report.heartbeat = &beat;
+    stage_report(stage, &report);
+}
+
+static void stand_still(struct stage *stage)
+{
+    stage_init(stage, 4, ":memory:");
+    stage->stall_ms = 30000;
+    stage_act(stage, "submit");
+    stage_act(stage, "tick");
+    stage_act(stage, "launched");
+    heartbeat(stage, 0, "reduce", 31000);
+    heartbeat(stage, 1, "backward", 31000);
+    stage_act(stage, "tick");
+}
+
+static const char stall_text[] =
+    "rank 1 on node7 stands still in backward of step 14 for 31 s; it took 0.2 s at most before";
+
+Test(stall, is_rescued_then_killed_and_tried_again)
+{
+    struct stage stage;
+    stand_still(&stage);
+    cr_assert_str_eq(noted_words(&stage, NOTE_RANK_STALLED), stall_text);
+    cr_assert_eq(stage_effects(&stage, EFFECT_RESCUE), 1);
+    cr_assert_eq(stage.decision.effects[0].rank, 1);
+    stage_act(&stage, "wait 9999");
+    cr_assert_eq(stage.decision.effect_count, 0, "it has a grace");
+    stage_act(&stage, "wait 1");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 1);
+    cr_assert_eq(stage.decision.effects[0].signal, SIGKILL);
+    stage_act(&stage, "tick");
+    cr_assert_eq(stage.decision.effect_count, 0);
+    stage_act(&stage, "restart");
+    stage_act(&stage, "adopted");
+    stage_act(&stage, "wait 10000");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 1, "the first may never have been sent");
+    stage_act(&stage, "end CRASH");
+    cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING);
+    cr_assert_eq(stage_run(&stage)->attempt.cause, CAUSE_HANG);
+    cr_assert_str_eq(stage_run(&stage)->reason, stall_text);
+    cr_assert_eq(stage.decision.records[0].attempt_ended.evidence->first_rank, 1);
+    stage_act(&stage, "wait 60000");
+    cr_assert_eq(stage_run(&stage)->attempt.stalled_rank, -1);
+    stage_fini(&stage);
+}
+
+/* It came back to life, saved and ended as it was asked: not as a person had asked. */
+Test(stall, that_ends_by_itself_is_tried_again)
+{
+    struct stage stage;
+    stand_still(&stage);
+    stage_act(&stage, "end CANCELLED");
+    cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING);
+    cr_assert_eq(stage_run(&stage)->attempt.cause, CAUSE_HANG);
+    stage_fini(&stage);
+}
+
+Test(stall, of_a_run_that_was_to_end_is_its_end)
+{
+    static const struct {
+        const char *act, *end;
+        enum run_state state;
+        enum attempt_cause cause;
+    } cases[] = {
+        {"cancel", "end CRASH", RUN_FAILED, CAUSE_HANG},
+        {"cancel", "end CANCELLED", RUN_CANCELLED, CAUSE_CANCELLED},
+        {"kill", "end CRASH", RUN_CANCELLED, CAUSE_KILLED},
+        {"tick", "end FINISHED", RUN_SUCCEEDED, CAUSE_FINISHED},
+        {"tick", "end DIVERGED", RUN_FAILED, CAUSE_DIVERGED},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct stage stage;
+        stand_still(&stage);
+        stage_act(&stage, cases[i].act);
+        stage_act(&stage, cases[i].end);
+        cr_assert_eq(stage_run(&stage)->state, cases[i].state, "case %zu", i);
+        cr_assert_eq(stage_run(&stage)->attempt.cause, cases[i].cause, "case %zu", i);
+        stage_fini(&stage);
+    }
+}
+
 /* ---- kill ---- */
 
 Test(kill, signals_the_launcher_as_often_as_asked)

@@ -19,6 +19,8 @@ static const char *attempts_differ(const struct run *a, const struct run *b)
     DIFFER(x->planned_ms != y->planned_ms, "time of plan");
     for (uint32_t i = 0; i < x->number; i++)
         DIFFER(strcmp(a->tokens[i], b->tokens[i]) != 0, "token");
+    DIFFER(x->stalled_rank != y->stalled_rank, "stalled rank");
+    DIFFER(strcmp(x->stalled_text, y->stalled_text) != 0, "words of stalled rank");
     DIFFER(!x->ranks != !y->ranks, "ranks");
     for (uint32_t r = 0; x->ranks && r < a->facts.ranks; r++) {
         DIFFER(x->ranks[r].sequence != y->ranks[r].sequence, "sequence");
@@ -61,6 +63,7 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(a->after_count != b->after_count, "number of runs that it comes after");
     for (size_t i = 0; i < a->after_count; i++) DIFFER(a->after[i] != b->after[i], "order of runs");
     DIFFER(a->facts.validates != b->facts.validates, "validation");
+    DIFFER(a->facts.stall_ms != b->facts.stall_ms || a->facts.local != b->facts.local, "stall");
     DIFFER(a->state != b->state, "state");
     DIFFER(strcmp(a->reason, b->reason) != 0, "reason");
     DIFFER(a->stop != b->stop, "stop");

@@ -41,7 +41,7 @@ static void launcher_ended(int exit_code, int signal)
 
 static void judge(uint32_t ranks)
 {
-    evidence_read(attempt.path, ranks, &found);
+    evidence_read(attempt.path, ranks, -1, &found);
 }
 
 static void cause_is(enum attempt_cause cause)
@@ -211,7 +211,7 @@ Test(evidence, nothing_is_known)
 
 Test(evidence, a_directory_that_is_not_there)
 {
-    evidence_read("/nowhere/attempt-1", 2, &found);
+    evidence_read("/nowhere/attempt-1", 2, -1, &found);
     cause_is(CAUSE_LOST);
 }
 

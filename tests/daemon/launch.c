@@ -240,6 +240,21 @@ Test(launch, it_is_a_session_leader_and_named_rightly)
     cr_assert_eq(end_of(pid), 128 + 9);
 }
 
+/* Its stacks come into its log, then it is asked to end; other ranks are asked alone. */
+Test(launch, a_rank_that_stands_still_is_looked_at_and_asked_to_end)
+{
+    pid_t pid = launch("OMPI_COMM_WORLD_RANK=3 sleep 1000 & OMPI_COMM_WORLD_RANK=4 sleep 1000 & "
+                       "trap '' TERM; echo $$; wait; exit 7");
+    wait_for("attempt-1/launcher.log");
+    usleep(200000); /* both are there */
+    cr_assert_eq(sigqueue(pid, SIGUSR1, (union sigval){.sival_int = 3}), 0);
+    cr_assert_eq(end_of(pid), 7);
+    const char *log = scratch_read(&run, "attempt-1/rank-3.log");
+    cr_assert_not_null(strstr(log, "(sleep): state "), "%s", log);
+    cr_assert(strstr(log, "#0 ") || strstr(log, "neither gdb nor eu-stack"), "%s", log);
+    cr_assert_str_empty(scratch_read(&run, "attempt-1/rank-4.log"));
+}
+
 Test(launch, a_directory_that_is_not_there)
 {
     pid_t pid = fork();

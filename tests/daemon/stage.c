@@ -85,6 +85,7 @@ uint64_t stage_submit(struct stage *stage, uint32_t ranks, uint32_t restart_max,
     struct run_facts facts = facts_of_stage;
     facts.ranks = ranks;
     facts.restart_max = restart_max;
+    facts.stall_ms = stage->stall_ms;
     return submit(stage, &facts, NULL, key);
 }
 

@@ -14,6 +14,7 @@ struct stage {
     struct decision decision; /* the newest, until the next */
     uint64_t run;             /* the one that stage_act is about */
     uint64_t sequence[8];     /* of the ranks of its newest attempt */
+    uint64_t stall_ms;        /* of runs to be submitted; 0 at first */
 };
 
 /* `path` NULL: no store. */

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run, many ways: 1, 2 and 4 ranks, 1 and 2 threads, a rank killed, the daemon killed, both. The weights have one
+# One run, many ways: 1, 2 and 4 ranks, 1 and 2 threads, a rank killed or stopped, the daemon killed, both. The weights have one
 # sha256. And the test can fail: other seeds, no dropout and no redraw each give another.
 . "$(dirname "$0")/harness.sh"
 
@@ -111,6 +111,28 @@ reach_step "$run" 14
 kill_rank "$run"
 same "a rank killed"
 second_attempt "a rank killed"
+
+# A stopped rank says nothing; of two the other waits for it, and of one nobody is left to say so.
+for ranks in 2 1; do
+    submit "stopped-of-$ranks" --set resources.ranks=$ranks --set restart.stall_seconds=3
+    stopped+=("$run")
+    reach_step "$run" 1
+    victim=$(field "$run" '.workers[-1].pid')
+    until [ -e "$state/runs/$run/checkpoints/step-0000000010" ]; do :; done
+    sleep 0.1 # what it has never done may take minutes: it has done all that it does from here
+    kill -STOP "$victim"
+done
+for run in "${stopped[@]}"; do
+    same "a rank stopped"
+    [ "$(field "$run" '[.attempts[].cause] | join(" ")')" = "HANG FINISHED" ] ||
+        fail "attempts of $run ended as $(field "$run" '[.attempts[].cause] | join(" ")')"
+    rank=$(field "$run" .attempts[0].first_rank)
+    [ "$rank" -eq "$(($(field "$run" .ranks) - 1))" ] || fail "rank $rank is blamed"
+    [[ "$(field "$run" .attempts[0].text)" == "rank $rank on "*" is silent in "*" of step "* ]] ||
+        fail "no word of where it stood: $(field "$run" .attempts[0].text)"
+    grep -q "stack-dump: thread .*: state [Tt]" "$(field "$run" .directory)/attempt-1/rank-$rank.log" ||
+        fail "no stack of rank $rank"
+done
 
 submit daemon-killed --set resources.ranks=2
 reach_step "$run" 8

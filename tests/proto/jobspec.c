@@ -299,6 +299,7 @@ static const struct bad bad_files[] = {
     {21, "[checkpoint]\nevery = 0", "E0303", 22, 9, 1, "at least 1"},
     {21, "[checkpoint]\nkeep = 0", "E0303", 22, 8, 1, "at least 1"},
     {21, "[restart]\nmax = -1", "E0303", 22, 7, 2, "at least 0"},
+    {21, "[restart]\nstall_seconds = -1.0", "E0303", 22, 17, 4, "at least 0"},
     {21, "[queue]\npriority = 1000001", "E0303", 22, 12, 7, "at most 1000000"},
     {21, "[queue]\nafter = [" R16 R16 R16 R16 "'r']", "E0303", 22, 9, 261, "at most 64"},
     /* texts */
@@ -698,7 +699,7 @@ static const char every_key[] =
     "precision = \"fp32\"\nrecompute = \"layer\"\n"
     "[evaluate]\nevery = 9\nbatches = 8\n"
     "[checkpoint]\nevery = 7\nevery_minutes = 0.0\nkeep = 6\n"
-    "[restart]\nmax = 0\n"
+    "[restart]\nmax = 0\nstall_seconds = 0.5\n"
     "[queue]\npriority = 0\nafter = []\n";
 
 Test(jobspec, every_key_is_read_and_printed_back)
@@ -731,19 +732,33 @@ Test(jobspec, each_key_reaches_its_own_field)
     cr_assert_eq(jobspec_parse(text, strlen(text), "/jobs/job.toml", NULL, 0, &diagnostics, &base),
                  ST_OK);
     static const char *const sets[] = {
-        "resources.threads=5",      "data.packing=pad",
-        "data.valid_fraction=0.25", "model.mlp=99",
-        "model.dropout=0.5",        "attention.features=17",
-        "attention.epsilon=0.5",    "attention.regularized=true",
-        "redraw.every=17",          "redraw.policy=never",
-        "optimizer.lr=0.5",         "optimizer.schedule=wsd",
-        "optimizer.warmup=17",      "optimizer.final=0.5",
-        "optimizer.beta1=0.5",      "optimizer.beta2=0.5",
-        "optimizer.epsilon=0.5",    "optimizer.weight_decay=0.5",
-        "optimizer.clip=0.25",      "train.steps=17",
-        "evaluate.every=17",        "evaluate.batches=17",
-        "checkpoint.every=17",      "checkpoint.keep=17",
-        "restart.max=17",           "job.seed=17",
+        "resources.threads=5",
+        "data.packing=pad",
+        "data.valid_fraction=0.25",
+        "model.mlp=99",
+        "model.dropout=0.5",
+        "attention.features=17",
+        "attention.epsilon=0.5",
+        "attention.regularized=true",
+        "redraw.every=17",
+        "redraw.policy=never",
+        "optimizer.lr=0.5",
+        "optimizer.schedule=wsd",
+        "optimizer.warmup=17",
+        "optimizer.final=0.5",
+        "optimizer.beta1=0.5",
+        "optimizer.beta2=0.5",
+        "optimizer.epsilon=0.5",
+        "optimizer.weight_decay=0.5",
+        "optimizer.clip=0.25",
+        "train.steps=17",
+        "evaluate.every=17",
+        "evaluate.batches=17",
+        "checkpoint.every=17",
+        "checkpoint.keep=17",
+        "restart.max=17",
+        "job.seed=17",
+        "restart.stall_seconds=17.5",
     };
     for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
         cr_assert_eq(parse_with(text, &sets[i], 1), ST_OK, "%s:\n%s", sets[i], words());

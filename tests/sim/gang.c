@@ -27,6 +27,8 @@ enum {
     HANDLED_MAX = 128,
     SLOW_LAUNCHER_MS_MAX = 40000,
     HANG_MS_MAX = 90000,
+    LONG_PAUSE_MS = 20000,
+    NEWS_MS_MAX = 15000, /* until the daemon hears that a pause is over */
 };
 
 struct gang;
@@ -35,6 +37,7 @@ struct rank {
     struct gang *gang;
     uint32_t number;
     bool alive, hung;
+    bool silent; /* while it hangs: its uplink hangs as well */
     uint64_t hung_until_ms;
     /* the uplink */
     struct report_items items;
@@ -74,6 +77,10 @@ struct gang {
     bool launcher_dead;
     int pid;
     uint64_t step_ms;
+    uint64_t moved_ms; /* when the last step was done */
+    uint64_t woke_ms;  /* the same of a step after a long pause, 0: there was none */
+    bool asked_to_end; /* by SIGTERM */
+    uint64_t resumed_step;
     Performer__Plan *plan;
     struct applied_order *replay;
     const struct job *job;
@@ -293,12 +300,34 @@ static void tell_metrics(struct rank *rank, uint64_t step)
     report_items_add_row(&rank->items, &row);
 }
 
+static bool gang_waits(const struct gang *gang)
+{
+    for (uint32_t r = 0; r < gang->rank_count; r++)
+        if (!gang->ranks[r].alive || gang->ranks[r].hung) return true;
+    return false;
+}
+
 /* ---- the uplink, as worker/uplink.c does it ---- */
 
 static enum status put_report(void *context, uint8_t *packed, size_t length, uint64_t sequence,
                               size_t rows)
 {
     return outbox_put(context, packed, length, sequence, rows);
+}
+
+/* Whoever hangs is in the middle of a step, and the others wait for it at its end. */
+static void beat(struct rank *rank)
+{
+    const struct gang *gang = rank->gang;
+    const bool done = gang->phase == GANG_CLOSES;
+    const enum phase phase = done               ? PHASE_DONE
+                             : rank->hung       ? PHASE_BACKWARD
+                             : gang_waits(gang) ? PHASE_REDUCE
+                                                : PHASE_FORWARD;
+    rank->heartbeat.phase = (char *)phase_name(phase);
+    rank->heartbeat.step = gang->state->step + !done;
+    rank->heartbeat.stood_ms = world.now_ms - gang->moved_ms;
+    rank->heartbeat.usual_ms = gang->state->step > gang->resumed_step ? gang->step_ms : 0;
 }
 
 static void make_reports(struct rank *rank)
@@ -309,7 +338,7 @@ static void make_reports(struct rank *rank)
                      world.now_ms - rank->reported_ms >= HEARTBEAT_MS;
     if (!something && !heartbeat) return;
     rank->reported_ms = world.now_ms;
-    rank->heartbeat.step = rank->gang->state->step;
+    beat(rank);
     const struct report_sink sink = {&rank->outbox, put_report};
     report_items_send(items, &rank->origin, &sink);
     report_items_clear(items);
@@ -363,7 +392,7 @@ static void answered(void *who, uint64_t number, const struct reply *reply)
     outbox_answered(&rank->outbox);
     rank->back_off_ms = BACK_OFF_MS_MIN;
     take_reply(rank, reply);
-    if (!rank->hung) deliver(rank);
+    if (!rank->hung || !rank->silent) deliver(rank);
 }
 
 /* The oldest report, until it is answered. */
@@ -518,11 +547,11 @@ static void rank_tick(void *what, uint64_t stamp)
     struct rank *rank = what;
     if (!rank->alive) return;
     world_in(RANK_TICK_MS, rank_tick, rank, stamp);
-    if (rank->hung && world.now_ms < rank->hung_until_ms) return;
-    rank->hung = false;
+    if (world.now_ms >= rank->hung_until_ms) rank->hung = false;
+    if (rank->hung && rank->silent) return;
     make_reports(rank);
     deliver(rank);
-    if (rank->close_deadline_ms == 0 || (rank->settled && !rank->end_written)) return;
+    if (rank->hung || rank->close_deadline_ms == 0 || (rank->settled && !rank->end_written)) return;
     if (rank->outbox.count == 0 || rank->silenced || world.now_ms >= rank->close_deadline_ms)
         rank_closes(rank);
 }
@@ -551,18 +580,12 @@ static enum status save(struct gang *gang)
     return ST_OK;
 }
 
-static bool gang_waits(const struct gang *gang)
-{
-    for (uint32_t r = 0; r < gang->rank_count; r++)
-        if (!gang->ranks[r].alive || gang->ranks[r].hung) return true;
-    return false;
-}
-
 static void gather(const struct gang *gang, struct control *records)
 {
     for (uint32_t r = 0; r < gang->rank_count; r++) {
         const struct rank *rank = &gang->ranks[r];
         records[r].fenced = rank->fenced;
+        records[r].stop_asked = gang->asked_to_end;
         for (int i = 0; i < rank->wanted_count && i < ORDERS_HEARD_MAX; i++)
             records[r].heard[records[r].heard_count++] = rank->wanted[i];
     }
@@ -623,6 +646,8 @@ static void gang_step(void *what, uint64_t stamp)
     struct edge edge;
     gather(gang, records);
     gang->state->step++;
+    if (world.now_ms - gang->moved_ms > LONG_PAUSE_MS) gang->woke_ms = world.now_ms;
+    gang->moved_ms = world.now_ms;
     orders_decide(&gang->orders, gang->state->step, records, (int)gang->rank_count, gang->state,
                   &edge);
     if (edge.fenced)
@@ -705,7 +730,6 @@ static void rank_begins(struct gang *gang, uint32_t number)
                           .alive = true,
                           .heartbeat = PERFORMER__HEARTBEAT__INIT,
                           .back_off_ms = BACK_OFF_MS_MIN};
-    rank->heartbeat.phase = "step";
     rank->heartbeat.host = "here";
     rank->origin = (struct report_origin){gang->plan, number, 1, &rank->heartbeat};
     outbox_init(&rank->outbox, path);
@@ -739,6 +763,8 @@ static void gang_trains(struct gang *gang)
         tell_applied_before(&gang->ranks[r]);
     }
     gang->step_ms = chance_between(&world.chance, 100, 1000);
+    gang->moved_ms = world.now_ms;
+    gang->resumed_step = gang->state->step;
     if (gang->state->step >= (uint64_t)gang->job->spec.train.steps)
         gang_closes(gang, ST_OK, false);
     else
@@ -818,6 +844,18 @@ static void gang_signal(struct attempt_launcher *launcher, const char *directory
     if (gang && gang_is_alive(gang) && signal == SIGKILL) gang_killed(gang);
 }
 
+/* All ranks are asked to end; whoever hangs hears it later. */
+static void gang_rescue(struct attempt_launcher *launcher, const char *directory, uint32_t number)
+{
+    (void)launcher;
+    struct gang *gang = gang_in(directory);
+    if (!world_reach_out() || !gang || !gang->ranks) return;
+    const bool moves = world.now_ms - gang->moved_ms < LONG_PAUSE_MS &&
+                       (gang->woke_ms == 0 || world.now_ms - gang->woke_ms > NEWS_MS_MAX);
+    ledger_rescued(gang->run, gang->attempt, number, moves);
+    gang->asked_to_end = true;
+}
+
 /* It cannot be run: no such program, no process, no space. */
 static enum status start_fault(struct fault *fault)
 {
@@ -858,8 +896,11 @@ static enum status gang_start(struct attempt_launcher *launcher, const struct la
     return ST_OK;
 }
 
-struct attempt_launcher gang_launcher = {
-    .name = "simulated", .start = gang_start, .probe = gang_probe, .signal = gang_signal};
+struct attempt_launcher gang_launcher = {.name = "simulated",
+                                         .start = gang_start,
+                                         .probe = gang_probe,
+                                         .signal = gang_signal,
+                                         .rescue = gang_rescue};
 
 /* ---- weather ---- */
 
@@ -886,12 +927,13 @@ void gang_strike_rank_hangs(void)
     struct rank *one = any_rank();
     if (!one) return;
     struct gang *gang = one->gang;
-    bool all = chance_below(&world.chance, 3) == 0;
+    bool all = chance_below(&world.chance, 3) == 0, silent = chance_below(&world.chance, 2) == 0;
     uint64_t until_ms = world.now_ms + chance_between(&world.chance, 1000, HANG_MS_MAX);
     for (uint32_t r = 0; r < gang->rank_count; r++) {
         struct rank *rank = &gang->ranks[r];
         if (!all && rank != one) continue;
         rank->hung = true;
+        rank->silent = silent;
         rank->hung_until_ms = until_ms;
     }
     world_trace("r%" PRIu64 " attempt %" PRIu32 ": %s %" PRIu32 " hangs", gang->run, gang->attempt,

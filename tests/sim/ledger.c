@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/memory.h"
+#include "daemon/stall.h"
 #include "tests/daemon/difference.h"
 #include "tests/sim/gang.h"
 #include "tests/sim/host.h"
@@ -34,6 +35,7 @@ struct run_entry {
     uint32_t attempt;    /* planned last, 0: none */
     bool ended;          /* that one */
     uint64_t due_ms;     /* of the world: no attempt begins earlier */
+    uint64_t heard_ms;   /* of the world: when a report of the attempt in force was last answered */
     uint32_t launched;   /* newest attempt that was launched */
     uint32_t
         loss[JOBS_STEPS_MAX + 1]; /* attempt whose row of that step was acknowledged, 0: none */
@@ -464,6 +466,7 @@ static void answered_report(const Performer__Report *report, const struct reply 
         world_violation("attempt %" PRIu32 " of %s is %s", report->attempt, report->run,
                         in_force ? "in force and fenced" : "over and not fenced");
     if (reply->fenced) return;
+    run->heard_ms = world.now_ms;
     compare_orders(number, reply);
     note_taken(run, report);
 }
@@ -638,9 +641,22 @@ void ledger_signalled(const char *attempt_directory, int signal)
     uint32_t attempt = (uint32_t)strtoul(strrchr(attempt_directory, '-') + 1, NULL, 10);
     const char *name = strstr(attempt_directory, "runs/r");
     const struct run *run = run_known(strtoull(name + strlen("runs/r"), NULL, 10));
-    if (signal != SIGKILL || (run->stop != STOP_KILL && attempt >= run->attempt.number))
+    bool wanted = run->stop == STOP_KILL || run->attempt.stalled_rank >= 0;
+    if (signal != SIGKILL || (!wanted && attempt >= run->attempt.number))
         world_violation("%s: attempt %" PRIu32 " gets signal %d, and nobody wanted that", run->id,
                         attempt, signal);
+}
+
+/* That it moves can be known while it is heard. */
+void ledger_rescued(uint64_t number, uint32_t attempt, uint32_t rank, bool moves)
+{
+    const struct run_entry *entry = run_entry(number);
+    const struct run *run = run_known(number);
+    if (run->attempt.number != attempt || run->attempt.stalled_rank != (int)rank)
+        world_violation("%s: attempt %" PRIu32 " is told to end, and does not stand still", run->id,
+                        attempt);
+    if (moves && world.now_ms - entry->heard_ms < STALL_SILENT_MS)
+        world_violation("%s: attempt %" PRIu32 " is told to end, and moves", run->id, attempt);
 }
 
 /* ---- the end ---- */

@@ -17,7 +17,8 @@
  *   7. an order is applied at one step; every answered report carries all that are pending; the weights of a run that
  *      succeeded have met each redraw that was told, once, at the step that was told
  *   8. an attempt that is not in force is fenced, and saves nothing once a newer one was launched
- *   9. once nothing goes wrong any more, every run ends
+ *   9. no attempt is told to end that moves and is heard
+ *  10. once nothing goes wrong any more, every run ends
  *
  *  10. no run begins before all that it comes after have succeeded, nor before its turn: of those that may begin, the
  *      one of the highest priority, then the earliest; and never do attempts hold more ranks than there are
@@ -49,6 +50,8 @@ void ledger_launched(uint64_t run, uint32_t attempt, const char *nonce);
 /* From that step on. */
 void ledger_trains(uint64_t run, uint32_t attempt, uint64_t step);
 void ledger_saved(uint64_t run, uint32_t attempt);
+/* It was asked to end since that rank stands still; in truth it moves, or does not. */
+void ledger_rescued(uint64_t run, uint32_t attempt, uint32_t rank, bool moves);
 void ledger_signalled(const char *attempt_directory, int signal);
 
 /* Every run that there is has ended. */

@@ -63,6 +63,22 @@ static void decide_unfenced(const struct coordinator *coordinator, const struct 
     __real_coordinator_decide(coordinator, &changed, decision);
 }
 
+static void decide_impatiently(const struct coordinator *coordinator, const struct event *event,
+                               struct decision *decision)
+{
+    struct event changed = *event;
+    Performer__Report report;
+    Performer__Heartbeat heartbeat;
+    if (event->kind == EVENT_REPORT && event->report.report->heartbeat) {
+        report = *event->report.report;
+        heartbeat = *report.heartbeat;
+        heartbeat.stood_ms += 60000;
+        report.heartbeat = &heartbeat;
+        changed.report.report = &report;
+    }
+    __real_coordinator_decide(coordinator, &changed, decision);
+}
+
 static void forget_orders(const struct coordinator *coordinator, const struct event *event,
                           struct decision *decision)
 {
@@ -172,6 +188,9 @@ void product_decide(const struct coordinator *coordinator, const struct event *e
     switch (planted) {
     case PLANT_FENCE:
         decide_unfenced(coordinator, event, decision);
+        return;
+    case PLANT_STALL:
+        decide_impatiently(coordinator, event, decision);
         return;
     case PLANT_KEY:
         decide_keyless(coordinator, event, decision);

@@ -28,6 +28,7 @@
     P(PLANT_AFTER, "after", "a run waits for none of those that it comes after")         \
     P(PLANT_PRIORITY, "priority", "all runs have the same priority")                     \
     P(PLANT_PROGRESS, "progress", "every attempt is taken for one that progressed")      \
+    P(PLANT_STALL, "stall", "a rank is taken for one that has stood a minute longer")    \
     P(PLANT_ASIDE, "aside", "the plan does not name the checkpoint that is set aside")
 
 #define PLANT_ENUM(enumerator, name, words) enumerator,

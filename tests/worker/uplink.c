@@ -163,7 +163,7 @@ static void tell_notice(struct uplink *uplink, uint64_t step)
 static void tell_steps(struct uplink *uplink, uint64_t from, uint64_t to)
 {
     for (uint64_t step = from; step <= to; step++) {
-        uplink_phase(uplink, step, "forward", 12.5);
+        uplink_phase(uplink, step, PHASE_FORWARD, 12.5);
         if (step % 10 == 0) tell_notice(uplink, step);
         uplink_metric(uplink, step, "loss", (double)step / 3);
         uplink_metric(uplink, step, "lr", 1e-3);
@@ -632,7 +632,10 @@ Test(uplink, heartbeats_come_by_themselves)
     struct server server = {0};
     server_start(&server);
     struct uplink *uplink = opened();
-    uplink_phase(uplink, 41, "backward", 7.5);
+    uplink_phase(uplink, 41, PHASE_BACKWARD, 7.5);
+    usleep(50000);
+    uplink_phase(uplink, 41, PHASE_UPDATE, 7.5);
+    uplink_phase(uplink, 41, PHASE_BACKWARD, 7.5);
     while (server_requests(&server) < 3) usleep(10000);
     uplink_close(uplink, 20000, &fault);
     struct heard *heard = server_stop(&server);
@@ -642,6 +645,8 @@ Test(uplink, heartbeats_come_by_themselves)
     cr_assert_eq(last->heartbeat->step, 41);
     cr_assert_str_eq(last->heartbeat->phase, "backward");
     cr_assert_eq(last->heartbeat->step_ms, 7.5);
+    cr_assert_geq(last->heartbeat->usual_ms, 50, "as long as the first one took");
+    cr_assert_gt(last->heartbeat->stood_ms, heard->reports[0]->heartbeat->stood_ms);
     cr_assert(last->heartbeat->host[0]);
     heard_fini(heard);
 }
@@ -771,7 +776,7 @@ Test(uplink, without_a_daemon_metrics_go_to_a_file)
     uplink_metric(uplink, 2, "loss", 1.0 / 3.0);
     uplink_metric(uplink, 2, "valid_loss", NAN);
     tell_notice(uplink, 2);
-    uplink_phase(uplink, 2, "done", 0.0);
+    uplink_phase(uplink, 2, PHASE_DONE, 0.0);
     struct wanted_order wanted;
     cr_assert_eq(uplink_wanted(uplink, &wanted, 1), 0);
     uplink_applied(uplink, 1);
