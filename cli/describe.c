@@ -36,6 +36,7 @@ static void print_run(const Performer__RunSummary *run, const struct terminal *t
     printf("submitted  %s\n", date_text(run->submitted_ms).text);
     printf("started    %s\n", date_text(run->started_ms).text);
     printf("ended      %s\n", date_text(run->ended_ms).text);
+    printf("user       %s\n", run->user);
     printf("directory  %s\n", run->directory);
     for (size_t i = 0; i < run->n_latest; i++)
         printf("%-10s %s %s\n", i == 0 ? "latest" : "", run->latest[i]->name,

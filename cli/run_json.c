@@ -48,19 +48,20 @@ json_t *run_summary_json(const Performer__RunSummary *summary)
 
     for (size_t i = 0; i < summary->n_latest; i++)
         json_object_set_new(latest, summary->latest[i]->name, real(summary->latest[i]->value));
-    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", //
-                     "id", text(summary->id),                                     //
-                     "name", text(summary->name),                                 //
-                     "state", text(summary->state),                               //
-                     "reason", text(summary->reason),                             //
-                     "directory", text(summary->directory),                       //
-                     "step", integer(summary->step),                              //
-                     "steps", integer(summary->steps),                            //
-                     "attempt", integer(summary->attempt),                        //
-                     "ranks", integer(summary->ranks),                            //
-                     "submitted_ms", integer_or_null(summary->submitted_ms),      //
-                     "started_ms", integer_or_null(summary->started_ms),          //
-                     "ended_ms", integer_or_null(summary->ended_ms),              //
+    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", //
+                     "id", text(summary->id),                                         //
+                     "name", text(summary->name),                                     //
+                     "user", text(summary->user),                                     //
+                     "state", text(summary->state),                                   //
+                     "reason", text(summary->reason),                                 //
+                     "directory", text(summary->directory),                           //
+                     "step", integer(summary->step),                                  //
+                     "steps", integer(summary->steps),                                //
+                     "attempt", integer(summary->attempt),                            //
+                     "ranks", integer(summary->ranks),                                //
+                     "submitted_ms", integer_or_null(summary->submitted_ms),          //
+                     "started_ms", integer_or_null(summary->started_ms),              //
+                     "ended_ms", integer_or_null(summary->ended_ms),                  //
                      "latest", latest, "approximation", approximation_json(summary));
 }
 

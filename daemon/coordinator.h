@@ -67,12 +67,14 @@ struct event_submit {
     const struct text_list *after; /* runs as a person names them; NULL: none */
     const char *text, *resolved;
     const char *key; /* NULL or "": none */
+    struct caller caller;
 };
 
 struct event_act {
     const char *run; /* as a person names it */
     Performer__Action action;
     const char *key; /* of a requeue; NULL or "": none */
+    struct caller caller;
 };
 
 struct event_report {

@@ -66,6 +66,7 @@ static void apply_run_submitted(struct coordinator *coordinator, struct run *run
     made->number = record->run;
     snprintf(made->id, sizeof made->id, "r%" PRIu64, record->run);
     text_copy(made->key, sizeof made->key, submitted->key);
+    text_copy(made->user, sizeof made->user, submitted->user);
     made->facts = *submitted->facts;
     made->after_count = submitted->after_count;
     made->after = memory_zeroed(submitted->after_count, sizeof *made->after);

@@ -81,13 +81,20 @@ void decide_submit(const struct scene *scene)
     const char *key = submit->key ? submit->key : "";
     if (key_is_too_long(scene, key)) return;
     const struct run *earlier = run_by_key(scene->coordinator, key);
+    if (earlier && strcmp(earlier->user, submit->caller.user) != 0) {
+        scene_answer(scene, ST_NOT_PERMITTED, "the key is that of another user's submit");
+        return;
+    }
     if (earlier) {
         scene_answer_run(scene, earlier);
         return;
     }
     if (job_is_too_large(scene, facts)) return;
-    struct record_run_submitted submitted = {
-        .facts = facts, .key = key, .text = submit->text, .resolved = submit->resolved};
+    struct record_run_submitted submitted = {.facts = facts,
+                                             .key = key,
+                                             .user = submit->caller.user,
+                                             .text = submit->text,
+                                             .resolved = submit->resolved};
     if (!find_awaited(scene, &submitted)) return;
     struct run run = {.number = scene->coordinator->run_count + 1};
     snprintf(run.id, sizeof run.id, "r%" PRIu64, run.number);
@@ -321,6 +328,10 @@ void decide_act(const struct scene *scene)
     enum status status = coordinator_find(scene->coordinator, act->run, &known.run, &fault);
     if (status != ST_OK) {
         scene_answer(scene, status, "%s", fault.text);
+        return;
+    }
+    if (!run_obeys(known.run, &act->caller)) {
+        scene_answer(scene, ST_NOT_PERMITTED, RUN_OF_ANOTHER, known.run->id, known.run->user);
         return;
     }
     scene_answer_run(scene, known.run);

@@ -638,7 +638,8 @@ static Performer__Response *refuse_job(const struct diagnostics *diagnostics, en
     return response;
 }
 
-static Performer__Response *submit_parsed(struct driver *driver, const struct jobspec *spec,
+static Performer__Response *submit_parsed(struct driver *driver, const struct caller *caller,
+                                          const struct jobspec *spec,
                                           const Performer__Submit *submit)
 {
     struct run_facts facts;
@@ -650,12 +651,14 @@ static Performer__Response *submit_parsed(struct driver *driver, const struct jo
                                          .after = &spec->queue.after,
                                          .text = submit->text,
                                          .resolved = submit->resolved,
-                                         .key = submit->key};
+                                         .key = submit->key,
+                                         .caller = *caller};
     return drive_and_answer(driver, &event, answer_submitted);
 }
 
 /* The job is parsed again: what a client says of it is not believed. Its paths are absolute by now. */
-static Performer__Response *answer_submit(struct driver *driver, const Performer__Submit *submit)
+static Performer__Response *answer_submit(struct driver *driver, const struct caller *caller,
+                                          const Performer__Submit *submit)
 {
     size_t length = strlen(submit->resolved);
     if (length > JOBSPEC_BYTES_MAX || strlen(submit->text) > JOBSPEC_BYTES_MAX)
@@ -666,7 +669,7 @@ static Performer__Response *answer_submit(struct driver *driver, const Performer
     enum status status =
         jobspec_parse(submit->resolved, length, "/resolved.toml", NULL, 0, &diagnostics, &spec);
     if (status == ST_OK)
-        response = submit_parsed(driver, &spec, submit);
+        response = submit_parsed(driver, caller, &spec, submit);
     else
         response = refuse_job(&diagnostics, status);
     jobspec_free(&spec);
@@ -674,15 +677,19 @@ static Performer__Response *answer_submit(struct driver *driver, const Performer
     return response;
 }
 
-Performer__Response *driver_answer(struct driver *driver, const Performer__Request *request)
+Performer__Response *driver_answer(struct driver *driver, const struct caller *caller,
+                                   const Performer__Request *request)
 {
     struct event event;
     switch (request->body_case) {
     case PERFORMER__REQUEST__BODY_SUBMIT:
-        return answer_submit(driver, request->submit);
+        return answer_submit(driver, caller, request->submit);
     case PERFORMER__REQUEST__BODY_ACT:
         event = event_new(EVENT_ACT);
-        event.act = (struct event_act){request->act->run, request->act->action, request->act->key};
+        event.act = (struct event_act){.run = request->act->run,
+                                       .action = request->act->action,
+                                       .key = request->act->key,
+                                       .caller = *caller};
         return drive_and_answer(driver, &event, answer_acted);
     case PERFORMER__REQUEST__BODY_REPORT:
         event = event_new(EVENT_REPORT);

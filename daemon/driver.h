@@ -39,8 +39,9 @@ void driver_start(struct driver *driver);
 /* Forgets them; they live on. */
 void driver_stop(struct driver *driver);
 
-/* A submit, an act or a report; the response is the caller's. ST_UNSUPPORTED: any other request. */
-Performer__Response *driver_answer(struct driver *driver, const Performer__Request *request);
+/* A submit, an act or a report, and who asks for it; the response is the caller's. ST_UNSUPPORTED: any other request. */
+Performer__Response *driver_answer(struct driver *driver, const struct caller *caller,
+                                   const Performer__Request *request);
 
 /* Time has passed, or a launcher has ended. */
 void driver_tick(struct driver *driver);

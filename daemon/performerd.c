@@ -61,7 +61,7 @@ static void launcher_ended(void *context)
     tick_soon(context);
 }
 
-static Performer__Response *answer_question(struct daemon *daemon,
+static Performer__Response *answer_question(struct daemon *daemon, const struct caller *caller,
                                             const Performer__Request *request)
 {
     uint64_t now_ms = driver_now_ms();
@@ -69,6 +69,7 @@ static Performer__Response *answer_question(struct daemon *daemon,
         .coordinator = &daemon->coordinator,
         .store = daemon->store,
         .directory = &daemon->directory,
+        .caller = caller,
         .now_ms = now_ms,
         .uptime_ms = now_ms - daemon->started_ms,
         .frames_rejected = endpoint_frames_rejected(daemon->endpoint),
@@ -94,16 +95,15 @@ static Performer__Response *answer(void *context, const struct caller *caller,
                                    const Performer__Request *request)
 {
     struct daemon *daemon = context;
-    (void)caller;
     switch (request->body_case) {
     case PERFORMER__REQUEST__BODY_SUBMIT:
     case PERFORMER__REQUEST__BODY_ACT:
         tick_soon(daemon); /* there may be something to begin */
-        return driver_answer(&daemon->driver, request);
+        return driver_answer(&daemon->driver, caller, request);
     case PERFORMER__REQUEST__BODY_REPORT:
-        return driver_answer(&daemon->driver, request);
+        return driver_answer(&daemon->driver, caller, request);
     default:
-        return answer_question(daemon, request);
+        return answer_question(daemon, caller, request);
     }
 }
 

@@ -78,8 +78,7 @@ static enum status summarize(const struct query_view *view, const struct run *ru
     made->id = message_text(run->id);
     made->name = message_text(run->facts.name);
     made->state = message_text(run_state_name(run->state));
-    made->reason = message_text(reason);
-    made->directory = message_text(directory);
+    made->user = message_text(run->user);
     made->step = run_step_now(run);
     made->steps = run->facts.steps;
     made->attempt = run->attempt.number;
@@ -88,6 +87,9 @@ static enum status summarize(const struct query_view *view, const struct run *ru
     made->started_ms = run->started_ms;
     made->ended_ms = run->ended_ms;
     *summary = made;
+    if (!run_obeys(run, view->caller)) return ST_OK;
+    made->reason = message_text(reason);
+    made->directory = message_text(directory);
     return store_metrics_latest(view->store, run->number, add_latest, made, fault);
 }
 
@@ -527,6 +529,8 @@ Performer__Response *query_answer(const struct query_view *view, const Performer
     const char *name = run_named(request);
     struct fault fault;
     enum status status = name ? coordinator_find(view->coordinator, name, &run, &fault) : ST_OK;
+    if (status == ST_OK && run && !run_obeys(run, view->caller))
+        status = fault_set(&fault, ST_NOT_PERMITTED, RUN_OF_ANOTHER, run->id, run->user);
     if (status != ST_OK) return response_refuse(status, fault.text);
 
     switch (request->body_case) {

@@ -18,12 +18,14 @@ struct query_view {
     const struct coordinator *coordinator;
     struct store *store;
     const struct state_directory *directory;
-    uint64_t now_ms; /* monotonic */
+    const struct caller *caller; /* who asks */
+    uint64_t now_ms;             /* monotonic */
     uint64_t uptime_ms;
     uint64_t frames_rejected;
 };
 
-/* The response is the caller's, to be freed with performer__response__free_unpacked. A request that is no
+/* Everybody who may ask sees which runs there are, whose, in which state and of what size, for they share a queue; what is in
+ * a run is its user's and the admins' to see, else ST_NOT_PERMITTED. The response is the caller's, to be freed with performer__response__free_unpacked. A request that is no
  * question is ST_UNSUPPORTED. */
 Performer__Response *query_answer(const struct query_view *view, const Performer__Request *request);
 

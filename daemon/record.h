@@ -40,6 +40,7 @@ struct record_run_submitted {
     const uint64_t *after; /* (after_count), numbers of earlier runs, none twice */
     size_t after_count;
     const char *key;
+    const char *user;
     const char *text, *resolved; /* the job file as written, and in full */
 };
 

@@ -88,6 +88,11 @@ bool run_attempt_lives(const struct run *run)
     return run->attempt.number > 0 && !run->attempt.ended;
 }
 
+bool run_obeys(const struct run *run, const struct caller *caller)
+{
+    return caller->admin || strcmp(caller->user, run->user) == 0;
+}
+
 uint64_t run_step_now(const struct run *run)
 {
     uint64_t step = run->step;

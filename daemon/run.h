@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/access.h"
 #include "proto/jobspec.h"
 #include "proto/lifecycle.h"
 #include "proto/performer.pb-c.h"
@@ -127,6 +128,7 @@ struct run {
     uint64_t number;
     char id[RUN_ID_SIZE]; /* "r" and the number */
     char key[RUN_KEY_MAX + 1];
+    char user[USER_SIZE]; /* whose it is */
     struct run_facts facts;
     uint64_t
         *after; /* (after_count), numbers of runs that must have succeeded; smaller than its own */
@@ -170,6 +172,13 @@ uint64_t run_next_multiple(const struct run *run, uint64_t every);
 
 /* Attempts that may follow by that budget. */
 uint32_t run_restarts_max(const struct run *run, enum restart_budget budget);
+
+/* The words for one whom a run does not obey: its id, and whose it is. */
+#define RUN_OF_ANOTHER \
+    "%s belongs to %s: only they, the daemon's user and its admins may look into it or command it"
+
+/* Whether the caller may look into the run and command it: whose it is, and admins. */
+bool run_obeys(const struct run *run, const struct caller *caller);
 
 /* NULL: the run has no order of that id. */
 const struct order *run_order(const struct run *run, uint64_t id);

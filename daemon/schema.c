@@ -184,5 +184,8 @@ static const char eighth[] =
     "ALTER TABLE attempts ADD COLUMN stalled_rank INTEGER NOT NULL DEFAULT -1;"
     "ALTER TABLE attempts ADD COLUMN stalled_text TEXT NOT NULL DEFAULT '';";
 
+/* Runs of before are commanded by admins. */
+static const char ninth[] = "ALTER TABLE runs ADD COLUMN user TEXT NOT NULL DEFAULT '';";
+
 const char *const schema_migrations[] = {first, second,  third,  fourth, fifth,
-                                         sixth, seventh, eighth, NULL};
+                                         sixth, seventh, eighth, ninth,  NULL};

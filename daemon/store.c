@@ -17,9 +17,9 @@
     Q(ROLLBACK, "ROLLBACK")                                                                        \
     Q(INSERT_RUN, "INSERT INTO runs (number, key, name, ranks, steps, restart_max, redraw_every,"  \
                   " checkpoint_every, features, state, reason, stop, step, submitted_ms,"          \
-                  " started_ms, ended_ms, redraw_threshold, validates, priority, stall_ms, local)" \
-                  " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, ?11, 0, 0, ?12,"    \
-                  " ?13, ?14, ?15, ?16)")                                                          \
+                  " started_ms, ended_ms, redraw_threshold, validates, priority, stall_ms, local," \
+                  " user) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, ?11, 0, 0,"   \
+                  " ?12, ?13, ?14, ?15, ?16, ?17)")                                                \
     Q(INSERT_AWAITED, "INSERT INTO awaited VALUES (?1, ?2)")                                       \
     Q(INSERT_JOB, "INSERT INTO jobs VALUES (?1, ?2, ?3)")                                          \
     Q(MOVE_RUN, "UPDATE runs SET state = ?2, reason = ?3,"                                         \
@@ -85,7 +85,7 @@
             " stillborn_step, requeue_key, requeued_attempt,"                                      \
             " (SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number),"           \
             " stall_ms, local, (SELECT seconds FROM checkpoints WHERE run = runs.number"           \
-            " ORDER BY saved_ms DESC LIMIT 1) FROM runs ORDER BY number")                          \
+            " ORDER BY saved_ms DESC LIMIT 1), user FROM runs ORDER BY number")                    \
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
                       " resumed_step, ended, cause, counted, progressed, stalled_rank,"            \
@@ -515,7 +515,7 @@ static enum status store_run_submitted(struct store *store, const struct record 
                 count(facts->redraw_every), count(facts->checkpoint_every),
                 integer(facts->features), text(run_state_name(RUN_QUEUED)), count(record->time_ms),
                 real(facts->redraw_threshold), integer(facts->validates), integer(facts->priority),
-                count(facts->stall_ms), integer(facts->local));
+                count(facts->stall_ms), integer(facts->local), text(submitted->user));
     for (size_t i = 0; status == ST_OK && i < submitted->after_count; i++)
         status = execute(store, SQL_INSERT_AWAITED, fault, count(record->run),
                          count(submitted->after[i]));
@@ -828,6 +828,7 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     run->facts.stall_ms = column_count(row, 25);
     run->facts.local = sqlite3_column_int(row, 26) != 0;
     run->save_ms = (uint64_t)(1e3 * fmax(column_real(row, 27), 0));
+    text_copy(run->user, sizeof run->user, column_text(row, 28));
     if (!run_state_from_name(column_text(row, 9), &run->state))
         return bad_row(run, "its state is none", fault);
     if (run->stop > STOP_REQUEUE) return bad_row(run, "its stop is none", fault);

@@ -443,7 +443,8 @@ Test(after, counts_a_run_once)
 static const struct answer *requeue(struct stage *stage, const char *key)
 {
     struct event event = {.kind = EVENT_ACT};
-    event.act = (struct event_act){"r1", PERFORMER__ACTION__ACTION_REQUEUE, key};
+    event.act =
+        (struct event_act){.run = "r1", .action = PERFORMER__ACTION__ACTION_REQUEUE, .key = key};
     return stage_send(stage, event);
 }
 
@@ -1388,4 +1389,52 @@ Test(words, of_others_come_out_clean)
     cr_assert_str_eq(decision_clean(&decision, "ab\xc3\xa9", 3, false), "ab?");
     decision_fini(&decision);
     decision_fini(&decision);
+}
+
+/* ---- whose a run is ---- */
+
+static const struct answer *submit_as(struct stage *stage, const char *user, const char *key)
+{
+    static const struct run_facts facts = {.name = "theirs", .ranks = 1, .steps = 10};
+    struct event event = {.kind = EVENT_SUBMIT,
+                          .submit = {.facts = &facts, .text = "", .resolved = "", .key = key}};
+    snprintf(event.submit.caller.user, sizeof event.submit.caller.user, "%s", user);
+    return stage_send(stage, event);
+}
+
+static const struct answer *cancel_as(struct stage *stage, const char *user, bool admin)
+{
+    struct event event = {.kind = EVENT_ACT,
+                          .act = {.run = "r1",
+                                  .action = PERFORMER__ACTION__ACTION_CANCEL,
+                                  .caller = {.admin = admin}}};
+    snprintf(event.act.caller.user, sizeof event.act.caller.user, "%s", user);
+    return stage_send(stage, event);
+}
+
+Test(user, commands_own_runs_alone_and_admins_all)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    cr_assert_eq(submit_as(&stage, "alice", "")->status, ST_OK);
+    stage_restart(&stage); /* whose it is lies in the database */
+    cr_assert_eq(cancel_as(&stage, "bob", false)->status, ST_NOT_PERMITTED);
+    cr_assert_not_null(strstr(stage.decision.answer.text, "r1 belongs to alice"));
+    cr_assert_eq(stage.decision.record_count, 0);
+    cr_assert_eq(cancel_as(&stage, "", false)->status, ST_NOT_PERMITTED);
+    cr_assert_eq(cancel_as(&stage, "alice", false)->status, ST_OK);
+    cr_assert_eq(coordinator_run(&stage.coordinator, 1)->state, RUN_CANCELLED);
+    cr_assert_eq(cancel_as(&stage, "bob", true)->status, ST_OK);
+    stage_fini(&stage);
+}
+
+Test(user, gets_no_run_by_the_key_of_another)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    cr_assert_eq(submit_as(&stage, "alice", "k")->run, 1);
+    cr_assert_eq(submit_as(&stage, "bob", "k")->status, ST_NOT_PERMITTED);
+    cr_assert_eq(stage.decision.answer.run, 0);
+    cr_assert_eq(submit_as(&stage, "alice", "k")->run, 1);
+    stage_fini(&stage);
 }

@@ -52,6 +52,7 @@ static const char *runs_differ(const struct run *a, const struct run *b)
 {
     DIFFER(a->number != b->number || strcmp(a->id, b->id) != 0, "id");
     DIFFER(strcmp(a->key, b->key) != 0, "key");
+    DIFFER(strcmp(a->user, b->user) != 0, "user");
     DIFFER(strcmp(a->facts.name, b->facts.name) != 0, "name");
     DIFFER(a->facts.ranks != b->facts.ranks || a->facts.steps != b->facts.steps, "size");
     DIFFER(a->facts.restart_max != b->facts.restart_max, "budget");

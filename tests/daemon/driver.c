@@ -441,8 +441,9 @@ Test(driver, an_unknown_run_s_report_is_refused)
     report.run = "r5";
     request.body_case = PERFORMER__REQUEST__BODY_REPORT;
     request.report = &report;
-    refused(driver_answer(&workshop.driver, &request), ST_NOT_FOUND, "r5");
+    refused(driver_answer(&workshop.driver, &workshop_caller, &request), ST_NOT_FOUND, "r5");
     request.body_case = PERFORMER__REQUEST__BODY_PING;
     request.ping = NULL;
-    refused(driver_answer(&workshop.driver, &request), ST_UNSUPPORTED, "changes nothing");
+    refused(driver_answer(&workshop.driver, &workshop_caller, &request), ST_UNSUPPORTED,
+            "changes nothing");
 }

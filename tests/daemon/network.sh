@@ -125,6 +125,10 @@ attempt=$work/state/runs/r1/attempt-1
 [ "$(stat -c %a "$attempt/environment")" = 600 ] || fail "others can read the attempt's environment"
 grep -qx "PERFORMERD_URL=tls+tcp://localhost:$port" "$attempt/environment" || fail "the ranks had another way"
 grep -qx "PERFORMERD_TLS_CA=$attempt/ca.pem" "$attempt/environment" || fail "the ranks trusted something else"
+PERFORMERD_TOKEN=$bob ctl 6 "r1 belongs to alice" describe r1
+PERFORMERD_TOKEN=$bob ctl 6 "r1 belongs to alice" logs r1
+PERFORMERD_TOKEN=$bob ctl 6 "r1 belongs to alice" kill r1
+PERFORMERD_TOKEN=$bob ctl 0 '"user":"alice"' list --all --json
 token=$(sed -n s/PERFORMERD_TOKEN=//p "$attempt/environment")
 PERFORMERD_TOKEN=$token ctl 6 "does not know you" list
 PERFORMERD_TOKEN=$token ctl 6 "does not know you" kill r1

@@ -11,11 +11,15 @@ static void setup(void)
     workshop_open(&workshop);
 }
 
+/* Who asks: whose the runs are, unless a test says otherwise. */
+static const struct caller *caller = &workshop_caller;
+
 static void ask(Performer__Request *request)
 {
     struct query_view view = {.coordinator = &workshop.coordinator,
                               .store = workshop.store,
                               .directory = &workshop.directory,
+                              .caller = caller,
                               .now_ms = driver_now_ms(),
                               .uptime_ms = 5,
                               .frames_rejected = 3};
@@ -151,6 +155,30 @@ Test(query, a_list_of_runs)
     cr_assert_not_null(strstr(runs->runs[1]->reason, "waits for 4 ranks"));
 }
 
+Test(query, another_user_sees_that_a_run_is_there_and_not_what_is_in_it)
+{
+    static const struct caller other = {.user = "bob"}, admin = {.user = "carol", .admin = true};
+    workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    workshop_report(&workshop, 0, 1, 5);
+    caller = &other;
+    const Performer__RunSummary *run = list(true)->runs[0];
+    cr_assert_str_eq(run->user, "tester");
+    cr_assert_str_eq(run->state, "RUNNING");
+    cr_assert_eq(run->ranks, 1);
+    cr_assert_str_eq(run->directory, "");
+    cr_assert_str_eq(run->reason, "");
+    cr_assert_eq(run->n_latest, 0);
+    describe("r1");
+    refused(ST_NOT_PERMITTED, "r1 belongs to tester");
+    metrics("", 0, 0, 0);
+    refused(ST_NOT_PERMITTED, "r1 belongs to tester");
+    caller = &admin;
+    cr_assert_neq(list(true)->runs[0]->n_latest, 0);
+    cr_assert_not_null(describe("r1"));
+    cr_assert_eq(response->status, ST_OK);
+}
+
 Test(query, a_short_list_leaves_old_final_runs_out)
 {
     for (int i = 0; i < 13; i++) {
@@ -272,7 +300,7 @@ static void tell_saved(uint64_t sequence, uint64_t step, const char *path)
     report.notices = notices;
     request.body_case = PERFORMER__REQUEST__BODY_REPORT;
     request.report = &report;
-    Performer__Response *taken = driver_answer(&workshop.driver, &request);
+    Performer__Response *taken = driver_answer(&workshop.driver, &workshop_caller, &request);
     cr_assert_eq(taken->status, ST_OK, "%s", taken->text);
     performer__response__free_unpacked(taken, NULL);
 }

@@ -2,6 +2,8 @@
 
 #include "daemon/process.h"
 
+const struct caller workshop_caller = {.user = "tester"};
+
 static struct workshop *workshop_of(struct attempt_launcher *launcher)
 {
     return (struct workshop *)((char *)launcher - offsetof(struct workshop, launcher));
@@ -121,7 +123,7 @@ Performer__Response *workshop_submit_text(struct workshop *workshop, const char 
     submit.key = (char *)key;
     request.body_case = PERFORMER__REQUEST__BODY_SUBMIT;
     request.submit = &submit;
-    return driver_answer(&workshop->driver, &request);
+    return driver_answer(&workshop->driver, &workshop_caller, &request);
 }
 
 uint64_t workshop_submit(struct workshop *workshop, const char *name, int ranks)
@@ -143,7 +145,7 @@ Performer__Response *workshop_act(struct workshop *workshop, const char *run,
     act.action = action;
     request.body_case = PERFORMER__REQUEST__BODY_ACT;
     request.act = &act;
-    return driver_answer(&workshop->driver, &request);
+    return driver_answer(&workshop->driver, &workshop_caller, &request);
 }
 
 enum { STEPS_MAX = 64 };
@@ -193,7 +195,7 @@ void workshop_report(struct workshop *workshop, uint32_t rank, uint64_t sequence
     make_draft(workshop, rank, sequence, step, &draft);
     request.body_case = PERFORMER__REQUEST__BODY_REPORT;
     request.report = &draft.report;
-    Performer__Response *response = driver_answer(&workshop->driver, &request);
+    Performer__Response *response = driver_answer(&workshop->driver, &workshop_caller, &request);
     cr_assert_eq(response->status, ST_OK, "%s", response->text);
     performer__response__free_unpacked(response, NULL);
 }

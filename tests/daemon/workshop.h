@@ -7,6 +7,9 @@
 #include "daemon/query.h"
 #include "tests/daemon/scratch.h"
 
+/* Who asks: none of the tests, but those about users, care. */
+extern const struct caller workshop_caller;
+
 struct workshop {
     struct scratch scratch;
     struct state_directory directory;

@@ -242,7 +242,7 @@ static Performer__Response *ask_driver(const struct request *request, Performer_
         message.report = report;
         break;
     }
-    return driver_answer(&host.driver, &message);
+    return driver_answer(&host.driver, &(struct caller){.user = "somebody"}, &message);
 }
 
 static void deliver(void *what, uint64_t stamp)
