@@ -149,7 +149,7 @@ void options_help(FILE *out)
         if (rows[id].support == LATER) continue;
         snprintf(word, sizeof word, "--%s %s", rows[id].name,
                  rows[id].argument ? rows[id].argument : "");
-        fprintf(out, "  %-18s %s\n", word, rows[id].meaning);
+        fprintf(out, "  %-20s %s\n", word, rows[id].meaning);
     }
     char state[OPTION_TEXT_MAX], url[OPTION_TEXT_MAX + 64];
     default_state_directory(state, sizeof state);

@@ -311,6 +311,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     umask(077);
+    unsetenv("PERFORMERD_TOKEN"); /* a person's: not for ranks, which inherit what is ours */
+    unsetenv("PERFORMERD_TOKEN_FILE");
     return options.foreground ? serve_and_say(&options, STDOUT_FILENO)
                               : serve_in_background(&options);
 }

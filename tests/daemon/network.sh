@@ -96,8 +96,8 @@ start_at "tls+tcp://localhost:$port" --state "$work/state" --tls-cert "$work/exp
 PERFORMERD_TLS_CA=$work/expired.pem PERFORMERD_TOKEN=$alice ctl 5 "expired" list
 kill -TERM "$pid" && wait "$pid"
 
-# -- a run whose ranks know no other way to the daemon
-start_at "tls+tcp://localhost:$port" --state "$work/state" "${tls[@]}"
+# -- a run whose ranks know no other way to the daemon, and have no other token
+PERFORMERD_TOKEN_FILE=$work/nothing start_at "tls+tcp://localhost:$port" --state "$work/state" "${tls[@]}"
 cat >"$work/job.toml" <<EOF
 [job]
 name = "net"
