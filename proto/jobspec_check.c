@@ -460,19 +460,6 @@ static void check_memory(struct jobspec_reading *reading)
                    "the job does not fit into the %.3g GB of this machine", room * 1e-9);
 }
 
-/* A warning alone: the reference backend has them all, and which one runs is asked for at the worker. */
-static void check_precision(struct jobspec_reading *reading)
-{
-    const struct jobspec *spec = reading->spec;
-    if (!good(reading, KEY_train_precision, KEY_attention_kind)) return;
-    if (spec->train.precision != PRECISION_BF16 || spec->attention.kind != ATTENTION_REFORMER)
-        return;
-    jobspec_report(reading, WARNING_PRECISION, place_of(reading, KEY_train_precision),
-                   "workers will refuse to begin", "take precision = \"fp32\" in [train]",
-                   "bf16 is not built yet for kind = \"%s\" on CPUs",
-                   attention_kind_text(spec->attention.kind));
-}
-
 /* ---- redraws by the error, and values that do nothing ---- */
 
 static void warn_no_effect(const struct jobspec_reading *reading, enum jobspec_key_id id,
@@ -594,7 +581,6 @@ void jobspec_check(struct jobspec_reading *reading)
     check_vocab(reading);
     check_objective(reading);
     check_warmup(reading);
-    check_precision(reading);
     check_features(reading);
     check_redraw(reading);
     check_memory(reading);

@@ -50,8 +50,7 @@ extern "C" {
     M(WARNING_WARMUP, "W0602", SEVERITY_WARNING, "the warm-up is longer than the training")       \
     M(WARNING_MEMORY, "W0603", SEVERITY_WARNING, "more memory than this machine has")             \
     M(WARNING_NO_EFFECT, "W0604", SEVERITY_WARNING, "a value that has no effect")                 \
-    M(WARNING_NEVER, "W0605", SEVERITY_WARNING, "adaptive, and evaluated at the end alone")       \
-    M(WARNING_PRECISION, "W0606", SEVERITY_WARNING, "bf16, and an attention without")
+    M(WARNING_NEVER, "W0605", SEVERITY_WARNING, "adaptive, and evaluated at the end alone")
 
 #define JOBSPEC_MISTAKE_ID(enumerator, code, severity, meaning) enumerator,
 enum jobspec_mistake { JOBSPEC_MISTAKES(JOBSPEC_MISTAKE_ID) MISTAKE_COUNT };

@@ -5,7 +5,6 @@
 
 #include "kernels/cpu/gemm.h"
 #include "kernels/peak.h"
-#include "kernels/reference/reference.h"
 
 /* What each instruction set's objects define: every operation, so a forgotten one does not link. */
 #define ISA_OP(isa, op)                                                              \
@@ -69,19 +68,6 @@ static void fill_v4_bf16(struct backend *backend)
     backend->attention_saved_floats = cpu_v4_bf16_attention_saved_floats;
 }
 
-static bool attention_supported(const struct attention *arguments, const char **why_not)
-{
-    if (!reference_attention_supported(arguments, why_not)) return false;
-    switch (arguments->precision) {
-    case PRECISION_FP32:
-        return true;
-    case PRECISION_BF16:
-        *why_not = "bf16 is not built yet for this attention";
-        return arguments->kind != ATTENTION_REFORMER;
-    }
-    return false;
-}
-
 static bool runs_generic(void)
 {
     return true;
@@ -121,7 +107,6 @@ enum { ISAS = sizeof isas / sizeof isas[0] };
 static void isa_fill(const struct isa *isa, struct backend *backend)
 {
     isa->fill(backend);
-    backend->attention_supported = attention_supported;
     backend->has_bf16 = isa->fill == fill_v4_bf16;
     backend->description = isa->description;
 }

@@ -7,15 +7,13 @@
  * 0 where the query sees nothing else, and so itself. Buckets and order are made again.
  */
 
-#include "kernels/cpu/attention.h"
-
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
-#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/lanes.h"
-#include "kernels/cpu/pieces.h"
+#include "kernels/cpu/product.h"
+#include "kernels/cpu/scores.h"
 
 enum {
     ROWS = 64,     /* positions of a block */
@@ -38,11 +36,11 @@ struct plan {
     const struct attention_backward *backward;
     float scale, scale2; /* 1 / √d, and that times log2 e */
     int64_t heads, rounds, half;
-    int64_t chunk, chunks;             /* positions; of a round, at most */
-    int64_t stretch, stretches;        /* chunks; of a round */
-    int64_t context;                   /* the most keys of a chunk: its own and those before */
-    int64_t dim, value, score, hashed; /* strides of rows of d, of e, of scores and of q R */
-    float rotation_bound;              /* no column of R is longer */
+    int64_t chunk, chunks;      /* positions; of a round, at most */
+    int64_t stretch, stretches; /* chunks; of a round */
+    int64_t context;            /* the most keys of a chunk: its own and those before */
+    int64_t dim, value, hashed; /* strides of rows of d, of e and of q R: whole registers */
+    float rotation_bound;       /* no column of R is longer */
     struct order order;
     float *inverse_norms; /* (B H, L): 1 / ‖q‖, 0 where that is no number */
     float *outs, *sums;   /* forward: (B H, rounds, L, value) (B H, rounds, L, 2), by place */
@@ -53,13 +51,18 @@ struct plan {
     int64_t thread_floats;
 };
 
-/* Of a thread. */
+/* Of a thread: a block of a chunk's queries, and the keys that the chunk sees. */
 struct tiles {
-    float *scores, *dscores; /* (ROWS, score) */
-    float *q, *dout;         /* (ROWS, dim) (ROWS, value) */
-    float *keys, *values;    /* (context, dim) (context, value) */
-    float *hashed;           /* (ROWS, hashed) */
-    int32_t *key_chunks;     /* (rounds, context): of the keys, in the rounds before */
+    struct tile q, dout;                       /* (ROWS, dim) (ROWS, value) */
+    struct tile q_transposed, dout_transposed; /* (d, ROWS) (e, ROWS) */
+    struct tile keys, values;                  /* (context, dim) (context, value) */
+    uint32_t *key_rows_room, *value_rows_room;
+    struct tile scores, dscores; /* (context, ROWS), a row a key */
+    uint32_t *weight_rows_room, *dscore_rows_room;
+    float *largest, *sum, *factor, *slopes; /* (ROWS) */
+    float *hashed;                          /* (ROWS, hashed) */
+    /* Of queries and of keys, in the rounds before: (rounds, ROWS) (rounds, context) */
+    int32_t *query_chunks, *key_chunks;
 };
 
 static int32_t *scratch_take_ints(struct scratch *scratch, int64_t count)
@@ -70,15 +73,28 @@ static int32_t *scratch_take_ints(struct scratch *scratch, int64_t count)
 
 static size_t tiles_take(const struct plan *plan, float *base, struct tiles *tiles)
 {
+    const enum precision precision = plan->call->precision;
+    const int64_t d = plan->call->head_dim, e = plan->call->value_dim, context = plan->context;
     struct scratch scratch = {base, 0};
-    tiles->scores = scratch_take(&scratch, ROWS * plan->score);
-    tiles->dscores = scratch_take(&scratch, ROWS * plan->score);
-    tiles->q = scratch_take(&scratch, ROWS * plan->dim);
-    tiles->dout = scratch_take(&scratch, ROWS * plan->value);
-    tiles->keys = scratch_take(&scratch, plan->context * plan->dim);
-    tiles->values = scratch_take(&scratch, plan->context * plan->value);
+    tiles->q = tile_take_columns(&scratch, precision, ROWS, plan->dim);
+    tiles->dout = tile_take_columns(&scratch, precision, ROWS, plan->value);
+    tiles->q_transposed = tile_take_columns(&scratch, precision, d, ROWS);
+    tiles->dout_transposed = tile_take_columns(&scratch, precision, e, ROWS);
+    tiles->keys = tile_take_columns(&scratch, precision, context, plan->dim);
+    tiles->values = tile_take_columns(&scratch, precision, context, plan->value);
+    tiles->key_rows_room = operand_room(&scratch, precision, operand_rows_words(context, d));
+    tiles->value_rows_room = operand_room(&scratch, precision, operand_rows_words(context, e));
+    tiles->scores = tile_take_columns(&scratch, precision, context, ROWS);
+    tiles->dscores = tile_take_columns(&scratch, precision, context, ROWS);
+    tiles->weight_rows_room = operand_room(&scratch, precision, operand_rows_words(context, ROWS));
+    tiles->dscore_rows_room = operand_room(&scratch, precision, operand_rows_words(context, ROWS));
+    tiles->largest = scratch_take(&scratch, ROWS);
+    tiles->sum = scratch_take(&scratch, ROWS);
+    tiles->factor = scratch_take(&scratch, ROWS);
+    tiles->slopes = scratch_take(&scratch, ROWS);
     tiles->hashed = scratch_take(&scratch, ROWS * plan->hashed);
-    tiles->key_chunks = scratch_take_ints(&scratch, plan->rounds * plan->context);
+    tiles->query_chunks = scratch_take_ints(&scratch, plan->rounds * ROWS);
+    tiles->key_chunks = scratch_take_ints(&scratch, plan->rounds * context);
     return scratch.used;
 }
 
@@ -108,11 +124,10 @@ static void plan_shape(struct plan *plan, const struct attention *call)
         .chunks = smaller(call->length, call->buckets + call->length / chunk),
         .stretch = pieces_of(STRETCH, chunk),
         .context = smaller(2 * chunk, call->length),
-        .dim = gemm_stride(call->head_dim),
-        .value = gemm_stride(call->value_dim),
-        .hashed = gemm_stride(call->buckets / 2),
+        .dim = registers_of(call->head_dim),
+        .value = registers_of(call->value_dim),
+        .hashed = registers_of(call->buckets / 2),
     };
-    plan->score = gemm_stride(plan->context);
     plan->stretches = pieces_of(plan->chunks, plan->stretch);
 }
 
@@ -244,22 +259,23 @@ static void block_hash(void *context, int64_t piece, int thread)
         plan->inverse_norms[head * call->length + own.from + s] =
             norm < FLT_MIN ? 0 : (float)(1 / norm);
         doubts[s] = (float)norm * plan->rotation_bound * (float)(call->head_dim + 2) * 0x1p-23f;
-        memcpy(tiles.q + s * plan->dim, row_of(q, own.from + s),
-               (size_t)call->head_dim * sizeof(float));
     }
+    CPU(rows_pack)
+    (rows_from(call, call->q, head, own.from), own.count, call->head_dim, tiles.q.floats);
     for (int64_t round = 0; round < plan->rounds; round++) {
         const float *rotation = call->rotations + round * call->head_dim * plan->half;
         int32_t *bucket =
             plan->order.bucket + (head * plan->rounds + round) * call->length + own.from;
-        gemm_nn(own.count, plan->half, call->head_dim, 1, tiles.q, plan->dim, rotation, plan->half,
-                0, tiles.hashed, plan->hashed);
+        CPU(product_nn)
+        (own.count, plan->half, call->head_dim, tiles.q.floats, plan->dim, rotation, plan->half, 0,
+         tiles.hashed, plan->hashed);
         for (int64_t s = 0; s < own.count; s++) {
             if (mask && !mask[own.from + s]) {
                 bucket[s] = (int32_t)call->buckets;
                 continue;
             }
             bucket[s] = bucket_quick(plan, tiles.hashed + s * plan->hashed, doubts[s]);
-            if (bucket[s] < 0) bucket[s] = bucket_precise(plan, rotation, tiles.q + s * plan->dim);
+            if (bucket[s] < 0) bucket[s] = bucket_precise(plan, rotation, row_of(q, own.from + s));
         }
     }
 }
@@ -341,11 +357,14 @@ static struct chunk chunk_of(const struct plan *plan, int64_t head, int64_t roun
     return (struct chunk){head, round, position, queries, keys};
 }
 
-static void rows_gather(float *to, int64_t stride, struct rows from, const int32_t *positions,
-                        int64_t count, int64_t width)
+/* to (count, whole registers) = rows at positions */
+static void rows_gather(float *to, struct rows from, const int32_t *positions, int64_t count,
+                        int64_t width)
 {
-    for (int64_t r = 0; r < count; r++)
-        memcpy(to + r * stride, row_of(from, positions[r]), (size_t)width * sizeof *to);
+    for (int64_t r = 0; r < count; r++) {
+        const struct rows row = {row_of(from, positions[r]), from.stride};
+        CPU(rows_pack)(row, 1, width, to + r * registers_of(width));
+    }
 }
 
 /* Keys and values of a chunk, and where its keys are in the rounds before. */
@@ -356,13 +375,13 @@ static void keys_gather(const struct plan *plan, const struct chunk *chunk,
     const int32_t *positions = chunk->position + chunk->keys.from;
     const int64_t count = chunk->keys.count, first = chunk->head * plan->rounds;
     const float *inverse = plan->inverse_norms + chunk->head * call->length;
+    float *keys = tiles->keys.floats;
 
-    rows_gather(tiles->keys, plan->dim, head_of(plan, call->q, chunk->head), positions, count,
-                call->head_dim);
+    rows_gather(keys, head_of(plan, call->q, chunk->head), positions, count, call->head_dim);
     for (int64_t s = 0; s < count; s++)
         for (int64_t j = 0; j < call->head_dim; j++)
-            tiles->keys[s * plan->dim + j] *= inverse[positions[s]];
-    rows_gather(tiles->values, plan->value, head_of(plan, call->v, chunk->head), positions, count,
+            keys[s * plan->dim + j] *= inverse[positions[s]];
+    rows_gather(tiles->values.floats, head_of(plan, call->v, chunk->head), positions, count,
                 call->value_dim);
     for (int64_t round = 0; round < chunk->round; round++) {
         const int32_t *chunks = plan->order.chunk + (first + round) * call->length;
@@ -371,61 +390,55 @@ static void keys_gather(const struct plan *plan, const struct chunk *chunk,
     }
 }
 
-/* How many of the chunk's keys, from its first, are not later than the query at `place`; itself is one of them. */
-static int64_t keys_seen(const struct plan *plan, const struct chunk *chunk, int64_t place)
+/* -inf where a query sees no key: itself, when causal what is behind it, and what a round before sees. */
+static void scores_exclude(const struct plan *plan, const struct chunk *chunk,
+                           const struct tiles *tiles, struct range queries)
 {
-    return plan->call->causal ? place + 1 - chunk->keys.from : chunk->keys.count;
-}
-
-/* -inf in a row of scores for the query itself and for the keys that a round before sees. */
-static void row_exclude(const struct plan *plan, const struct chunk *chunk,
-                        const struct tiles *tiles, int64_t place, int64_t seen, float *row)
-{
-    const int64_t first = chunk->head * plan->rounds, position = chunk->position[place];
-    row[place - chunk->keys.from] = -INFINITY;
-    for (int64_t round = 0; round < chunk->round; round++) {
-        const int32_t own = plan->order.chunk[(first + round) * plan->call->length + position];
-        const int32_t *key_chunks = tiles->key_chunks + round * plan->context;
-        for (int64_t s = 0; s < seen; s++) {
-            const uint32_t behind = (uint32_t)(own - key_chunks[s]);
-            row[s] = behind <= 1 ? -INFINITY : row[s];
+    const int64_t columns = registers_of(queries.count);
+    for (int64_t s = 0; s < chunk->keys.count; s++) {
+        const int64_t itself = chunk->keys.from + s - queries.from;
+        const int64_t behind = smaller(itself + 1, columns);
+        float *row = tiles->scores.floats + s * ROWS;
+        for (int64_t t = plan->call->causal ? 0 : larger(itself, 0); t < behind; t++)
+            row[t] = -INFINITY;
+        for (int64_t round = 0; round < chunk->round; round++) {
+            const int32_t key_chunk = tiles->key_chunks[round * plan->context + s];
+            const int32_t *query_chunks = tiles->query_chunks + round * ROWS;
+            for (int64_t t = 0; t < columns; t++)
+                row[t] = (uint32_t)(query_chunks[t] - key_chunk) <= 1 ? -INFINITY : row[t];
         }
     }
 }
 
-static void row_clear_unseen(float *row, int64_t seen, int64_t count)
-{
-    memset(row + seen, 0, (size_t)(count - seen) * sizeof *row);
-}
-
-static float row_largest(const float *row, int64_t count)
-{
-    floats best = lanes_of(-INFINITY);
-    for (int64_t s = 0; s < count; s += LANES)
-        best = lanes_larger(lanes_load_row(row, s, count, -INFINITY), best);
-    return lanes_largest(best);
-}
-
-/* row = 2^(row - shift); returns its sum */
-static float row_exp2(float *row, int64_t count, float shift)
-{
-    floats sum = {0};
-    for (int64_t s = 0; s < count; s += LANES) {
-        const floats power = lanes_exp2(lanes_load_row(row, s, count, -INFINITY) - shift);
-        sum += power;
-        lanes_store_row(row, s, count, power);
-    }
-    return lanes_sum(sum);
-}
-
-/* Scores of a block of the chunk's queries with its keys, to base 2. */
+/* Scores of a block of the chunk's queries with its keys. */
 static void block_score(const struct plan *plan, const struct chunk *chunk,
-                        const struct tiles *tiles, struct range queries)
+                        const struct tiles *tiles, struct operand keys, struct range queries)
 {
-    rows_gather(tiles->q, plan->dim, head_of(plan, plan->call->q, chunk->head),
-                chunk->position + queries.from, queries.count, plan->call->head_dim);
-    gemm_nt(queries.count, chunk->keys.count, plan->call->head_dim, plan->scale2, tiles->q,
-            plan->dim, tiles->keys, plan->dim, 0, tiles->scores, plan->score);
+    const struct attention *call = plan->call;
+    const int32_t *positions = chunk->position + queries.from;
+    const int64_t columns = registers_of(queries.count), first = chunk->head * plan->rounds;
+
+    rows_gather(tiles->q.floats, head_of(plan, call->q, chunk->head), positions, queries.count,
+                call->head_dim);
+    for (int64_t round = 0; round < chunk->round; round++) {
+        const int32_t *chunks = plan->order.chunk + (first + round) * call->length;
+        for (int64_t t = 0; t < columns; t++)
+            tiles->query_chunks[round * ROWS + t] = t < queries.count ? chunks[positions[t]] : 0;
+    }
+    const struct operand q =
+        CPU(tile_transpose)((struct rows){tiles->q.floats, plan->dim}, queries.count,
+                            call->head_dim, columns, tiles->q_transposed);
+    CPU(operand_multiply)
+    (chunk->keys.count, columns, call->head_dim, keys, q, false, tiles->scores.floats, ROWS);
+    scores_exclude(plan, chunk, tiles, queries);
+}
+
+/* Keys as rows, what scores are made of. */
+static struct operand chunk_keys(const struct plan *plan, const struct chunk *chunk,
+                                 const struct tiles *tiles)
+{
+    return CPU(operand_rows)(chunk->keys.count, plan->call->head_dim, tiles->keys.floats, plan->dim,
+                             tiles->key_rows_room);
 }
 
 /* Of a round's queries, in blocks. */
@@ -437,32 +450,30 @@ static struct range block_of(const struct chunk *chunk, int64_t block)
 
 /* ---- forward ---- */
 
-/* Scores to weights relative to the row's largest; that and the row's sum to `sums`. */
-static void row_weigh(float *row, int64_t seen, float sums[2])
-{
-    sums[0] = row_largest(row, seen);
-    sums[1] = 0;
-    if (sums[0] == -INFINITY) /* nothing, or nothing new */
-        memset(row, 0, (size_t)seen * sizeof *row);
-    else
-        sums[1] = row_exp2(row, seen, sums[0]);
-}
-
 static void block_forward(const struct plan *plan, const struct chunk *chunk,
-                          const struct tiles *tiles, struct range queries)
+                          const struct tiles *tiles, struct operand keys, struct operand values,
+                          struct range queries)
 {
+    const int64_t count = chunk->keys.count, columns = registers_of(queries.count);
     const int64_t first =
         (chunk->head * plan->rounds + chunk->round) * plan->call->length + queries.from;
-    block_score(plan, chunk, tiles, queries);
-    for (int64_t t = 0; t < queries.count; t++) {
-        float *row = tiles->scores + t * plan->score;
-        const int64_t seen = keys_seen(plan, chunk, queries.from + t);
-        row_exclude(plan, chunk, tiles, queries.from + t, seen, row);
-        row_clear_unseen(row, seen, chunk->keys.count);
-        row_weigh(row, seen, plan->sums + 2 * (first + t));
+    block_score(plan, chunk, tiles, keys, queries);
+    for (int64_t t = 0; t < columns; t++) {
+        tiles->largest[t] = -INFINITY;
+        tiles->sum[t] = 0;
     }
-    gemm_nn(queries.count, plan->call->value_dim, chunk->keys.count, 1, tiles->scores, plan->score,
-            tiles->values, plan->value, 0, plan->outs + first * plan->value, plan->value);
+    CPU(scores_weigh)
+    (count, columns, tiles->scores.floats, ROWS, plan->scale2, tiles->largest, tiles->sum,
+     tiles->factor);
+    for (int64_t t = 0; t < queries.count; t++) {
+        plan->sums[2 * (first + t)] = tiles->largest[t];
+        plan->sums[2 * (first + t) + 1] = tiles->sum[t];
+    }
+    const struct operand weights =
+        CPU(operand_columns)(count, columns, tiles->scores.floats, ROWS, tiles->scores.room);
+    CPU(operand_multiply_tn)
+    (queries.count, plan->value, count, weights, values, false, plan->outs + first * plan->value,
+     plan->value);
 }
 
 static void stretch_forward(void *context, int64_t piece, int thread)
@@ -476,8 +487,11 @@ static void stretch_forward(void *context, int64_t piece, int thread)
         const struct chunk chunk = chunk_of(plan, at / plan->rounds, at % plan->rounds, c);
         if (chunk.queries.count == 0) return;
         keys_gather(plan, &chunk, &tiles);
+        const struct operand keys = chunk_keys(plan, &chunk, &tiles);
+        const struct operand values = CPU(operand_columns)(
+            chunk.keys.count, plan->value, tiles.values.floats, plan->value, tiles.values.room);
         for (int64_t block = 0; block * ROWS < chunk.queries.count; block++)
-            block_forward(plan, &chunk, &tiles, block_of(&chunk, block));
+            block_forward(plan, &chunk, &tiles, keys, values, block_of(&chunk, block));
     }
 }
 
@@ -544,64 +558,88 @@ enum status CPU(reformer)(struct stream *stream, const struct attention *call)
     order_make(&plan, stream->team);
     team_run(stream->team, plan.heads * plan.rounds * plan.stretches, stretch_forward, &plan);
     team_run(stream->team, plan.heads * pieces_of(call->length, ROWS), block_combine, &plan);
-    return gemm_outcome();
+    return ST_OK;
 }
 
 /* ---- backward ---- */
 
-static float dot_of(const float *a, const float *b, int64_t count)
+/* The keys of a chunk as the products take them. */
+struct key_tile {
+    struct operand k, v;      /* rows (keys, d) (keys, e) */
+    struct operand k_columns; /* (keys, dim) */
+};
+
+static struct key_tile keys_take(const struct plan *plan, const struct chunk *chunk,
+                                 const struct tiles *tiles)
 {
-    floats sum = {0};
-    for (int64_t i = 0; i < count; i += LANES)
-        sum = lanes_fma(lanes_load_row(a, i, count, 0), lanes_load_row(b, i, count, 0), sum);
-    return lanes_sum(sum);
+    keys_gather(plan, chunk, tiles);
+    return (struct key_tile){
+        .k = chunk_keys(plan, chunk, tiles),
+        .v = CPU(operand_rows)(chunk->keys.count, plan->call->value_dim, tiles->values.floats,
+                               plan->value, tiles->value_rows_room),
+        .k_columns = CPU(operand_columns)(chunk->keys.count, plan->dim, tiles->keys.floats,
+                                          plan->dim, tiles->keys.room),
+    };
 }
 
-/* weights p, and dscores = p (dweights - dout . out) in the place of dweights */
-static void block_weigh_backward(const struct plan *plan, const struct chunk *chunk,
-                                 const struct tiles *tiles, struct range queries)
+/* What is known of a block's queries: the largest score, 1 / Σ, and dout . out. */
+static void queries_take(const struct plan *plan, const struct chunk *chunk,
+                         const struct tiles *tiles, struct range queries)
 {
-    const struct rows out = head_of(plan, plan->call->out, chunk->head);
+    const struct attention *call = plan->call;
+    const struct rows out = head_of(plan, call->out, chunk->head);
     for (int64_t t = 0; t < queries.count; t++) {
-        float *row = tiles->scores + t * plan->score, *drow = tiles->dscores + t * plan->score;
-        const int64_t place = queries.from + t, position = chunk->position[place];
-        const float *kept = plan->call->saved + 2 * (chunk->head * plan->call->length + position);
-        const float dot =
-            dot_of(tiles->dout + t * plan->value, row_of(out, position), plan->call->value_dim);
-        /* none where it sees nothing but itself */
-        const int64_t seen = kept[1] == 0 ? 0 : keys_seen(plan, chunk, place);
-        row_exclude(plan, chunk, tiles, place, seen, row);
-        row_clear_unseen(row, seen, chunk->keys.count);
-        row_clear_unseen(drow, seen, chunk->keys.count);
-        row_exp2(row, seen, kept[0]);
-        for (int64_t s = 0; s < seen; s++) {
-            row[s] *= kept[1];
-            drow[s] = row[s] * (drow[s] - dot);
-        }
+        const int64_t position = chunk->position[queries.from + t];
+        const float *kept = call->saved + 2 * (chunk->head * call->length + position);
+        tiles->largest[t] = kept[0];
+        tiles->sum[t] = kept[1];
+        tiles->slopes[t] = CPU(rows_dot)(tiles->dout.floats + t * plan->value,
+                                         row_of(out, position), call->value_dim);
     }
+    for (int64_t t = queries.count; t < registers_of(queries.count); t++)
+        tiles->largest[t] = tiles->sum[t] = tiles->slopes[t] = 0;
 }
 
-/* dkeys and dvalues begin at the row of the chunk's first key. */
+/* dkeys and dvalues begin at the row of the chunk's first key; `add`: to what a block before wrote there. */
 static void block_backward(const struct plan *plan, const struct chunk *chunk,
-                           const struct tiles *tiles, struct range queries, float *dkeys,
-                           float *dvalues)
+                           const struct tiles *tiles, const struct key_tile *key,
+                           struct range queries, bool add, float *dkeys, float *dvalues)
 {
-    const int64_t d = plan->call->head_dim, e = plan->call->value_dim, keys = chunk->keys.count;
-    const int64_t first =
-        (chunk->head * plan->rounds + chunk->round) * plan->call->length + queries.from;
+    const struct attention *call = plan->call;
+    const int64_t e = call->value_dim, count = chunk->keys.count;
+    const int64_t columns = registers_of(queries.count);
+    const int64_t first = (chunk->head * plan->rounds + chunk->round) * call->length + queries.from;
+    float *scores = tiles->scores.floats, *dscores = tiles->dscores.floats;
 
-    block_score(plan, chunk, tiles, queries);
-    rows_gather(tiles->dout, plan->value, head_of(plan, plan->backward->dout, chunk->head),
+    block_score(plan, chunk, tiles, key->k, queries);
+    rows_gather(tiles->dout.floats, head_of(plan, plan->backward->dout, chunk->head),
                 chunk->position + queries.from, queries.count, e);
-    gemm_nt(queries.count, keys, e, 1, tiles->dout, plan->value, tiles->values, plan->value, 0,
-            tiles->dscores, plan->score);
-    block_weigh_backward(plan, chunk, tiles, queries);
-    gemm_tn(keys, e, queries.count, 1, tiles->scores, plan->score, tiles->dout, plan->value, 1,
-            dvalues, plan->value);
-    gemm_tn(keys, d, queries.count, plan->scale, tiles->dscores, plan->score, tiles->q, plan->dim,
-            1, dkeys, plan->dim);
-    gemm_nn(queries.count, d, keys, plan->scale, tiles->dscores, plan->score, tiles->keys,
-            plan->dim, 0, plan->dq + first * plan->dim, plan->dim);
+    const struct operand dout_transposed =
+        CPU(tile_transpose)((struct rows){tiles->dout.floats, plan->value}, queries.count, e,
+                            columns, tiles->dout_transposed);
+    CPU(operand_multiply)(count, columns, e, key->v, dout_transposed, false, dscores, ROWS);
+    queries_take(plan, chunk, tiles, queries);
+    CPU(scores_weigh_backward)
+    (count, columns, scores, dscores, ROWS, plan->scale2, tiles->largest, tiles->sum,
+     tiles->slopes);
+
+    const struct operand weight_rows =
+        CPU(operand_rows)(count, queries.count, scores, ROWS, tiles->weight_rows_room);
+    const struct operand dscore_rows =
+        CPU(operand_rows)(count, queries.count, dscores, ROWS, tiles->dscore_rows_room);
+    const struct operand dscore_columns =
+        CPU(operand_columns)(count, columns, dscores, ROWS, tiles->dscores.room);
+    const struct operand q =
+        CPU(operand_columns)(queries.count, plan->dim, tiles->q.floats, plan->dim, tiles->q.room);
+    const struct operand dout = CPU(operand_columns)(queries.count, plan->value, tiles->dout.floats,
+                                                     plan->value, tiles->dout.room);
+    CPU(operand_multiply)
+    (count, plan->value, queries.count, weight_rows, dout, add, dvalues, plan->value);
+    CPU(operand_multiply)
+    (count, plan->dim, queries.count, dscore_rows, q, add, dkeys, plan->dim);
+    CPU(operand_multiply_tn)
+    (queries.count, plan->dim, count, dscore_columns, key->k_columns, false,
+     plan->dq + first * plan->dim, plan->dim);
 }
 
 static void stretch_backward(void *context, int64_t piece, int thread)
@@ -616,11 +654,10 @@ static void stretch_backward(void *context, int64_t piece, int thread)
         const int64_t row = 2 * at * plan->call->length + chunk.queries.from + chunk.keys.from;
         float *dkeys = plan->dkeys + row * plan->dim, *dvalues = plan->dvalues + row * plan->value;
         if (chunk.queries.count == 0) return;
-        keys_gather(plan, &chunk, &tiles);
-        memset(dkeys, 0, (size_t)(chunk.keys.count * plan->dim) * sizeof *dkeys);
-        memset(dvalues, 0, (size_t)(chunk.keys.count * plan->value) * sizeof *dvalues);
+        const struct key_tile key = keys_take(plan, &chunk, &tiles);
         for (int64_t block = 0; block * ROWS < chunk.queries.count; block++)
-            block_backward(plan, &chunk, &tiles, block_of(&chunk, block), dkeys, dvalues);
+            block_backward(plan, &chunk, &tiles, &key, block_of(&chunk, block), block > 0, dkeys,
+                           dvalues);
     }
 }
 
@@ -646,13 +683,17 @@ static void round_add(const struct plan *plan, int64_t round, int64_t position, 
     }
 }
 
-/* dq += (dk - k (k . dk)) / ‖q‖ with k = q / ‖q‖ */
-static void key_backward(const struct plan *plan, const float *q, float inverse, const float *dkey,
+/* dq = (dq + (dk - k (k . dk)) / ‖q‖) / √d with k = q / ‖q‖. What is along k is taken away twice: rounding leaves some of it
+ * the first time, and a small ‖q‖ would enlarge that. */
+static void key_backward(const struct plan *plan, const float *q, float inverse, float *dkey,
                          float *dq)
 {
     const int64_t d = plan->call->head_dim;
-    const float along = dot_of(q, dkey, d) * inverse * inverse;
-    for (int64_t i = 0; i < d; i++) dq[i] += (dkey[i] - q[i] * along) * inverse;
+    for (int time = 0; time < 2; time++) {
+        const float along = CPU(rows_dot)(q, dkey, d) * inverse * inverse;
+        for (int64_t i = 0; i < d; i++) dkey[i] -= q[i] * along;
+    }
+    for (int64_t i = 0; i < d; i++) dq[i] = (dq[i] + dkey[i] * inverse) * plan->scale;
 }
 
 static void block_combine_backward(void *context, int64_t piece, int thread)
@@ -666,7 +707,7 @@ static void block_combine_backward(void *context, int64_t piece, int thread)
     const struct rows dout = head_of(plan, plan->backward->dout, head);
     const struct rows dq_rows = head_of(plan, plan->backward->dq, head);
     const struct rows dv_rows = head_of(plan, plan->backward->dv, head);
-    float *dkey = tiles_of(plan, thread).q;
+    float *dkey = tiles_of(plan, thread).q.floats;
 
     for (int64_t s = own.from; s < own.from + own.count; s++) {
         float *dq = row_of(dq_rows, s), *dv = row_of(dv_rows, s);
@@ -695,5 +736,5 @@ enum status CPU(reformer_backward)(struct stream *stream, const struct attention
     team_run(stream->team, plan.heads * plan.rounds * plan.stretches, stretch_backward, &plan);
     team_run(stream->team, plan.heads * pieces_of(call->length, ROWS), block_combine_backward,
              &plan);
-    return gemm_outcome();
+    return ST_OK;
 }

@@ -12,14 +12,18 @@
 
 #include "tests/kernels/trial.h"
 
-/* Design section 6: ‖ours - ref‖ / max(‖ref‖, 0.05 ‖dv‖). */
-static const double TOLERANCE = 2e-5;
+/* Design section 6: ‖ours - ref‖ / max(‖ref‖, 0.05 ‖dv‖) of out, dq, dv. */
+static const double TOLERANCES[][3] = {
+    [PRECISION_FP32] = {2e-5, 2e-5, 2e-5},
+    [PRECISION_BF16] = {2e-2, 4e-2, 2e-2},
+};
 
 struct shape {
     int64_t batch, heads, length, dim, width, rounds, buckets, chunk;
     bool causal;
     int mask; /* 0: none; 1: padding; 2: every third; 3: all */
     double scale;
+    enum precision precision;
 };
 
 /* q and v side by side, as after one projection; the gradients alike. */
@@ -106,6 +110,7 @@ static void trial_run(struct trial *trial, const struct backend *backend, int th
     const struct shape *s = &trial->shape;
     struct attention op = {
         .kind = ATTENTION_REFORMER,
+        .precision = s->precision,
         .causal = s->causal,
         .batch = s->batch,
         .heads = s->heads,
@@ -329,10 +334,11 @@ static void head_holds(const struct trial *trial, int64_t b, int64_t h, const ch
     outcome.part[1].least_norm = 0.05 * trial_norm(dv, l * e);
     for (int i = 0; i < outcome.parts; i++) {
         const double error = part_error(&outcome.part[i]);
-        cr_expect(error <= TOLERANCE,
-                  "%s L %d d %d e %d rounds %d buckets %d chunk %d %s mask %d: %s %.3g", backend,
-                  (int)l, (int)d, (int)e, (int)s->rounds, (int)s->buckets, (int)s->chunk,
-                  s->causal ? "causal" : "bidirectional", s->mask, outcome.part[i].name, error);
+        cr_expect(error <= TOLERANCES[s->precision][i],
+                  "%s %s L %d d %d e %d rounds %d buckets %d chunk %d %s mask %d: %s %.3g", backend,
+                  precision_text(s->precision), (int)l, (int)d, (int)e, (int)s->rounds,
+                  (int)s->buckets, (int)s->chunk, s->causal ? "causal" : "bidirectional", s->mask,
+                  outcome.part[i].name, error);
     }
     outcome_free(&outcome);
     free(dout);
@@ -437,6 +443,29 @@ Test(reformer, masks)
     }
 }
 
+/* Chunks that are and are not whole tiles, at odd sizes; buckets are those of fp32. */
+Test(reformer, bf16)
+{
+    static const int64_t sizes[][7] = {/* L, d, e, rounds, buckets, chunk, mask */
+                                       {65, 16, 12, 3, 6, 16, 1},
+                                       {129, 9, 5, 2, 4, 7, 0},
+                                       {150, 40, 33, 2, 2, 65, 2},
+                                       {300, 24, 24, 1, 2, 200, 0}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct shape s = plain();
+        s.precision = PRECISION_BF16;
+        s.scale = 1;
+        s.length = sizes[i][0];
+        s.dim = sizes[i][1];
+        s.width = sizes[i][2];
+        s.rounds = sizes[i][3];
+        s.buckets = sizes[i][4];
+        s.chunk = sizes[i][5];
+        s.mask = (int)sizes[i][6];
+        shape_holds(s);
+    }
+}
+
 static double loss_of(const struct naive *n, const double *dout)
 {
     const int64_t count = n->shape->length * n->shape->width;
@@ -450,7 +479,7 @@ static double loss_of(const struct naive *n, const double *dout)
 /* The gradients that the kernels are held against are those of the paper's form, by differences. */
 Test(reformer, gradients_are_differences)
 {
-    struct shape s = {1, 1, 24, 5, 4, 2, 4, 6, false, 0, 2};
+    struct shape s = {1, 1, 24, 5, 4, 2, 4, 6, false, 0, 2, PRECISION_FP32};
     for (int causal = 0; causal <= 1; causal++) {
         s.causal = causal;
         struct trial trial = trial_new(s);
@@ -505,7 +534,7 @@ Test(reformer, one_bucket_that_holds_everything_is_exact_attention)
     for (const struct backend *const *backend = trial_backends(); *backend; backend++) {
         for (int i = 0; i < 8; i++) {
             const int64_t rounds = 1 + i / 4, chunk = i & 2 ? 90 : 200;
-            const struct shape s = {1, 1, 90, 8, 6, rounds, 4, chunk, i % 2, 0, 1};
+            const struct shape s = {1, 1, 90, 8, 6, rounds, 4, chunk, i % 2, 0, 1, PRECISION_FP32};
             struct trial trial = trial_new(s);
             /* Column 0 is the first axis, along which all queries are positive; column 1 is 0. */
             memset(trial.rotations, 0, (size_t)(rounds * 8 * 2) * sizeof(float));
@@ -546,10 +575,11 @@ Test(reformer, zero_and_large_queries_stay_finite)
 {
     static const double scales[] = {0, 1, 10, 100, 1e4};
     for (const struct backend *const *backend = trial_backends(); *backend; backend++) {
-        for (size_t i = 0; i < 2 * sizeof scales / sizeof scales[0]; i++) {
+        for (size_t i = 0; i < 4 * sizeof scales / sizeof scales[0]; i++) {
             struct shape s = plain();
-            s.scale = scales[i / 2];
+            s.scale = scales[i / 4];
             s.causal = i % 2;
+            s.precision = i & 2 ? PRECISION_BF16 : PRECISION_FP32;
             struct trial trial = trial_new(s);
             for (int64_t j = 0; j < row_width(&s); j++) trial.qv[40 * row_width(&s) + j] = 0;
             trial_run(&trial, *backend, 2);
@@ -607,13 +637,14 @@ Test(reformer, later_tokens_do_not_leak)
                                        {2, 16, 16},
                                        {3, 6, 5},
                                        {4, 64, 1}};
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+    for (size_t i = 0; i < 2 * sizeof sizes / sizeof sizes[0]; i++) {
         struct shape s = plain();
         s.batch = 1;
         s.causal = true;
-        s.rounds = sizes[i][0];
-        s.buckets = sizes[i][1];
-        s.chunk = sizes[i][2];
+        s.precision = i % 2 ? PRECISION_BF16 : PRECISION_FP32;
+        s.rounds = sizes[i / 2][0];
+        s.buckets = sizes[i / 2][1];
+        s.chunk = sizes[i / 2][2];
         no_leak(s);
     }
 }

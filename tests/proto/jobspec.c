@@ -436,19 +436,6 @@ Test(jobspec, adaptive_redraws_need_an_error_that_is_measured_in_time)
     adaptive_says("W0605", "never redraw", "evaluate.every=20", "train.steps=20");
 }
 
-Test(jobspec, bf16_warns_where_the_attention_has_none)
-{
-    const char *const with_reformer[] = {"train.precision=bf16", "attention.kind=reformer"};
-    cr_assert_eq(parse_with(file_with(0, ""), with_reformer, 2), ST_OK);
-    cr_assert_eq(diagnostics.count, 1, "%s", words());
-    cr_expect_str_eq(diagnostics.items[0].code, "W0606");
-    cr_expect(says(&diagnostics.items[0], "kind = \"reformer\" on CPUs"), "%s", words());
-
-    const char *const with_favor[] = {"train.precision=bf16"};
-    cr_assert_eq(parse_with(file_with(0, ""), with_favor, 1), ST_OK);
-    cr_expect_eq(diagnostics.count, 0, "%s", words());
-}
-
 Test(jobspec, the_resolved_file_warns_of_nothing_that_the_user_did_not_write)
 {
     static const char *const kernels[] = {"attention.kernel=elu1", "attention.kernel=relu"};

@@ -500,6 +500,7 @@ ParameterizedTestParameters(performer, gradients_in_bf16_are_near_those_in_fp32)
         {"cpu", ATTENTION_FAVOR, 1},        {"cpu", ATTENTION_FAVOR, 10},
         {"cpu", ATTENTION_SOFTMAX, 1},      {"cpu", ATTENTION_SOFTMAX, 10},
         {"cpu", ATTENTION_LINFORMER, 1},    {"cpu", ATTENTION_LINFORMER, 10},
+        {"cpu", ATTENTION_REFORMER, 3},     {"cpu", ATTENTION_REFORMER, 10},
     };
     return cr_make_param_array(struct precision_case, cases, sizeof cases / sizeof cases[0]);
 }
