@@ -111,12 +111,10 @@ static uint64_t gradient_buffers(uint64_t shards)
     return buffers;
 }
 
-/* What partners send, until it is added: half of each bucket, or all of it where ranks are no power of two. */
-static uint64_t exchange_floats(uint64_t ranks, uint64_t parameters, uint64_t buckets)
+/* What a rank of several keeps of its partners' gradients until they are added: worker/collective.c. */
+static uint64_t exchange_floats(uint64_t ranks)
 {
-    if (ranks == 1) return 0;
-    const bool power_of_two = (ranks & (ranks - 1)) == 0;
-    return power_of_two ? (parameters + buckets) / 2 : parameters;
+    return ranks == 1 ? 0 : 4 << 17;
 }
 
 /* Each product has two of its size in the backward pass. */
@@ -183,8 +181,8 @@ void cost_of(const struct jobspec *spec, struct cost *cost)
 
     cost->parameters = parameters;
     cost->bytes_weights = FLOAT_BYTES * (parameters + s.layers * s.projections + s.positions);
-    cost->bytes_gradients = FLOAT_BYTES * (parameters * gradient_buffers(shards) +
-                                           exchange_floats(ranks, parameters, s.layers + 2));
+    cost->bytes_gradients =
+        FLOAT_BYTES * (parameters * gradient_buffers(shards) + exchange_floats(ranks));
     cost->bytes_moments = FLOAT_BYTES * 2 * parameters;
     cost->bytes_activations = FLOAT_BYTES * activation_floats(spec, &s);
     cost->bytes_total =

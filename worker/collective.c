@@ -8,7 +8,8 @@
 #include <string.h>
 
 /*
- * A sum on its way, among a power of two of ranks (the core; the ranks beyond it are the surplus):
+ * A sum goes in pieces, each of which is a sum of its own: the tree is over ranks, so where a sum is cut changes no bit.
+ * A piece on its way, among a power of two of ranks (the core; the ranks beyond it are the surplus):
  *
  *   fold      surplus rank r sends all of it to core rank r - core, which adds it
  *   halve     at distance 1, 2, 4, ...: partners send each other the half that the other keeps, and add
@@ -16,16 +17,27 @@
  *   unfold    core rank r sends the result to its surplus rank
  *
  * Each stage is one pair of messages. Both sides know the sizes, so empty ones are not sent.
+ *
+ * Few pieces are under way at once, in memory that is used again and again: what a partner has sent is still in the cache
+ * when it is added.
  */
 enum stage { STAGE_FOLD, STAGE_HALVE, STAGE_DOUBLE, STAGE_UNFOLD, STAGE_DONE };
 
 enum { DISTANCES_MAX = 31, TAGS = 32768 };
+
+/* Half a megabyte a piece: four fit into a core's cache beside what they are added to, and no more messages than need be. */
+enum { PIECE_FLOATS = 1 << 17, UNDER_WAY_MAX = 4 };
 
 struct range {
     int64_t begin, count;
 };
 
 struct sum {
+    float *values;
+    int64_t count;
+};
+
+struct piece {
     float *values;
     int64_t count;
     float *received; /* room for what a partner sends to be added */
@@ -43,10 +55,13 @@ struct collective {
     int core, levels; /* core == 1 << levels */
     char library[64];
 
-    float *room; /* for `received` of the sums under way */
-    int64_t room_floats, room_used;
-    struct sum *sums;
-    int sums_max, sums_count, sums_done;
+    struct sum *sums;                   /* (sums_max): those started since the last finish */
+    int sums_max, sums_count, sum_next; /* the one whose pieces are yet to begin */
+    int64_t sum_begun;                  /* floats of it whose pieces have begun */
+
+    float *room; /* (UNDER_WAY_MAX, PIECE_FLOATS): `received` of the pieces */
+    struct piece pieces[UNDER_WAY_MAX]; /* piece i has place i % UNDER_WAY_MAX */
+    uint64_t pieces_begun, pieces_done; /* all before pieces_done are done */
 };
 
 static enum status translate(int code, const char *what, struct fault *fault)
@@ -109,19 +124,17 @@ enum status collective_mpi(int *argc, char ***argv, struct collective **collecti
     return ST_OK;
 }
 
-int64_t collective_room_floats(int ranks, int64_t floats, int sums)
+int64_t collective_room_floats(int ranks)
 {
-    if (ranks == 1) return 0;
-    bool surplus = (ranks & (ranks - 1)) != 0;
-    return surplus ? floats : (floats + sums) / 2;
+    return ranks == 1 ? 0 : (int64_t)UNDER_WAY_MAX * PIECE_FLOATS;
 }
 
-enum status collective_reserve(struct collective *collective, int64_t floats, int sums)
+enum status collective_reserve(struct collective *collective, int sums)
 {
     assert(!collective->sums);
-    collective->room_floats = collective_room_floats(collective->ranks, floats, sums);
     collective->sums = calloc((size_t)sums, sizeof *collective->sums);
-    collective->room = calloc((size_t)collective->room_floats + 1, sizeof *collective->room);
+    collective->room =
+        calloc((size_t)collective_room_floats(collective->ranks) + 1, sizeof *collective->room);
     collective->sums_max = sums;
     return collective->sums && collective->room ? ST_OK : ST_NO_MEMORY;
 }
@@ -151,24 +164,25 @@ static bool has_surplus(const struct collective *collective)
     return !is_surplus(collective) && collective->rank + collective->core < collective->ranks;
 }
 
-static enum status exchange(struct sum *sum, int partner, struct range receive, float *into,
+static enum status exchange(struct piece *piece, int partner, struct range receive, float *into,
                             struct range send, struct fault *fault)
 {
     int code = MPI_SUCCESS;
-    sum->requests[0] = sum->requests[1] = MPI_REQUEST_NULL;
+    piece->requests[0] = piece->requests[1] = MPI_REQUEST_NULL;
     if (receive.count > 0)
-        code = MPI_Irecv(into, (int)receive.count, MPI_FLOAT, partner, sum->tag, MPI_COMM_WORLD,
-                         &sum->requests[0]);
+        code = MPI_Irecv(into, (int)receive.count, MPI_FLOAT, partner, piece->tag, MPI_COMM_WORLD,
+                         &piece->requests[0]);
     if (code == MPI_SUCCESS && send.count > 0)
-        code = MPI_Isend(sum->values + send.begin, (int)send.count, MPI_FLOAT, partner, sum->tag,
-                         MPI_COMM_WORLD, &sum->requests[1]);
+        code = MPI_Isend(piece->values + send.begin, (int)send.count, MPI_FLOAT, partner,
+                         piece->tag, MPI_COMM_WORLD, &piece->requests[1]);
     return translate(code, "could not send gradients to another rank", fault);
 }
 
-static void add_received(struct sum *sum, struct range range)
+static void add_received(struct piece *piece, struct range range)
 {
-    float *mine = sum->values + range.begin;
-    for (int64_t i = 0; i < range.count; i++) mine[i] += sum->received[i];
+    float *restrict mine = piece->values + range.begin;
+    const float *restrict received = piece->received;
+    for (int64_t i = 0; i < range.count; i++) mine[i] += received[i];
 }
 
 static struct range lower_half(struct range range)
@@ -182,40 +196,40 @@ static struct range upper_half(struct range range)
 }
 
 /* Which half of kept[level] this rank keeps at that level, and which its partner. */
-static void split(const struct collective *collective, const struct sum *sum, int level,
+static void split(const struct collective *collective, const struct piece *piece, int level,
                   struct range *mine, struct range *theirs)
 {
     bool upper = (collective->rank >> level) & 1;
-    struct range whole = sum->kept[level];
+    struct range whole = piece->kept[level];
     *mine = upper ? upper_half(whole) : lower_half(whole);
     *theirs = upper ? lower_half(whole) : upper_half(whole);
 }
 
 /* Posts the messages of the stage that `sum` stands at. */
-static enum status begin_stage(const struct collective *collective, struct sum *sum,
+static enum status begin_stage(const struct collective *collective, struct piece *piece,
                                struct fault *fault)
 {
-    const struct range all = {0, sum->count}, nothing = {0, 0};
-    const int partner = collective->rank ^ (1 << sum->level);
+    const struct range all = {0, piece->count}, nothing = {0, 0};
+    const int partner = collective->rank ^ (1 << piece->level);
     struct range mine, theirs;
 
-    switch (sum->stage) {
+    switch (piece->stage) {
     case STAGE_FOLD:
         if (is_surplus(collective))
-            return exchange(sum, collective->rank - collective->core, nothing, NULL, all, fault);
-        return exchange(sum, collective->rank + collective->core, all, sum->received, nothing,
+            return exchange(piece, collective->rank - collective->core, nothing, NULL, all, fault);
+        return exchange(piece, collective->rank + collective->core, all, piece->received, nothing,
                         fault);
     case STAGE_HALVE:
-        split(collective, sum, sum->level, &mine, &theirs);
-        return exchange(sum, partner, mine, sum->received, theirs, fault);
+        split(collective, piece, piece->level, &mine, &theirs);
+        return exchange(piece, partner, mine, piece->received, theirs, fault);
     case STAGE_DOUBLE:
-        split(collective, sum, sum->level, &mine, &theirs);
-        return exchange(sum, partner, theirs, sum->values + theirs.begin, mine, fault);
+        split(collective, piece, piece->level, &mine, &theirs);
+        return exchange(piece, partner, theirs, piece->values + theirs.begin, mine, fault);
     case STAGE_UNFOLD:
         if (is_surplus(collective))
-            return exchange(sum, collective->rank - collective->core, all, sum->values, nothing,
+            return exchange(piece, collective->rank - collective->core, all, piece->values, nothing,
                             fault);
-        return exchange(sum, collective->rank + collective->core, nothing, NULL, all, fault);
+        return exchange(piece, collective->rank + collective->core, nothing, NULL, all, fault);
     case STAGE_DONE:
         break;
     }
@@ -223,39 +237,75 @@ static enum status begin_stage(const struct collective *collective, struct sum *
 }
 
 /* Takes in what the finished stage brought and moves to the next. */
-static void end_stage(const struct collective *collective, struct sum *sum)
+static void end_stage(const struct collective *collective, struct piece *piece)
 {
-    const struct range all = {0, sum->count};
+    const struct range all = {0, piece->count};
     struct range mine, theirs;
 
-    switch (sum->stage) {
+    switch (piece->stage) {
     case STAGE_FOLD:
         if (is_surplus(collective)) {
-            sum->stage = STAGE_UNFOLD;
+            piece->stage = STAGE_UNFOLD;
             break;
         }
-        add_received(sum, all);
-        sum->stage = STAGE_HALVE;
+        add_received(piece, all);
+        piece->stage = STAGE_HALVE;
         break;
     case STAGE_HALVE:
-        split(collective, sum, sum->level, &mine, &theirs);
-        add_received(sum, mine);
-        sum->kept[++sum->level] = mine;
-        if (sum->level < collective->levels) break;
-        sum->level--;
-        sum->stage = STAGE_DOUBLE;
+        split(collective, piece, piece->level, &mine, &theirs);
+        add_received(piece, mine);
+        piece->kept[++piece->level] = mine;
+        if (piece->level < collective->levels) break;
+        piece->level--;
+        piece->stage = STAGE_DOUBLE;
         break;
     case STAGE_DOUBLE:
-        if (sum->level-- > 0) break;
-        sum->level = 0;
-        sum->stage = has_surplus(collective) ? STAGE_UNFOLD : STAGE_DONE;
+        if (piece->level-- > 0) break;
+        piece->level = 0;
+        piece->stage = has_surplus(collective) ? STAGE_UNFOLD : STAGE_DONE;
         break;
     case STAGE_UNFOLD:
-        sum->stage = STAGE_DONE;
+        piece->stage = STAGE_DONE;
         break;
     case STAGE_DONE:
         break;
     }
+}
+
+/* There is a piece that is yet to begin, and a place for it. */
+static enum status begin_piece(struct collective *collective, struct fault *fault)
+{
+    const struct sum *sum = &collective->sums[collective->sum_next];
+    const int64_t left = sum->count - collective->sum_begun;
+    const uint64_t place = collective->pieces_begun % UNDER_WAY_MAX;
+    const bool folds = has_surplus(collective) || is_surplus(collective);
+    struct piece *piece = &collective->pieces[place];
+
+    *piece = (struct piece){
+        .values = sum->values + collective->sum_begun,
+        .count = left < PIECE_FLOATS ? left : PIECE_FLOATS,
+        .received = collective->room + place * PIECE_FLOATS,
+        .tag = (int)(collective->pieces_begun % TAGS),
+        .stage = folds ? STAGE_FOLD : STAGE_HALVE,
+    };
+    piece->kept[0] = (struct range){0, piece->count};
+    collective->pieces_begun++;
+    collective->sum_begun += piece->count;
+    if (collective->sum_begun == sum->count) {
+        collective->sum_next++;
+        collective->sum_begun = 0;
+    }
+    return begin_stage(collective, piece, fault);
+}
+
+/* Every rank begins its pieces in the same order, so the oldest can always get on. */
+static enum status begin_pieces(struct collective *collective, struct fault *fault)
+{
+    enum status status = ST_OK;
+    while (status == ST_OK && collective->sum_next < collective->sums_count &&
+           collective->pieces_begun < collective->pieces_done + UNDER_WAY_MAX)
+        status = begin_piece(collective, fault);
+    return status;
 }
 
 enum status collective_sum_start(struct collective *collective, float *values, int64_t count,
@@ -263,64 +313,52 @@ enum status collective_sum_start(struct collective *collective, float *values, i
 {
     if (collective->ranks == 1) return ST_OK;
     assert(collective->sums_count < collective->sums_max);
-    assert(count <= INT32_MAX);
-
-    const bool folds = has_surplus(collective) || is_surplus(collective);
-    const int64_t room = has_surplus(collective) ? count : count - count / 2;
-    struct sum *sum = &collective->sums[collective->sums_count];
-    *sum = (struct sum){
-        .values = values,
-        .count = count,
-        .received = collective->room + collective->room_used,
-        .tag = collective->sums_count % TAGS,
-        .stage = folds ? STAGE_FOLD : STAGE_HALVE,
-        .kept = {{0, count}},
-    };
-    assert(collective->room_used + room <= collective->room_floats);
-    collective->room_used += room;
-    collective->sums_count++;
-    return begin_stage(collective, sum, fault);
+    collective->sums[collective->sums_count++] = (struct sum){values, count};
+    return begin_pieces(collective, fault);
 }
 
-/* Moves one sum as far as it goes without waiting; with `wait`, to its end. */
-static enum status advance(struct collective *collective, struct sum *sum, bool wait,
+/* Moves one piece as far as it goes without waiting; with `wait`, over one stage at least. */
+static enum status advance(struct collective *collective, struct piece *piece, bool wait,
                            struct fault *fault)
 {
-    while (sum->stage != STAGE_DONE) {
+    while (piece->stage != STAGE_DONE) {
         int arrived = 1;
-        int code = wait ? MPI_Waitall(2, sum->requests, MPI_STATUSES_IGNORE)
-                        : MPI_Testall(2, sum->requests, &arrived, MPI_STATUSES_IGNORE);
+        int code = wait ? MPI_Waitall(2, piece->requests, MPI_STATUSES_IGNORE)
+                        : MPI_Testall(2, piece->requests, &arrived, MPI_STATUSES_IGNORE);
         enum status status = translate(code, "lost another rank while summing gradients", fault);
         if (status != ST_OK || !arrived) return status;
-        end_stage(collective, sum);
-        status = begin_stage(collective, sum, fault);
+        end_stage(collective, piece);
+        status = begin_stage(collective, piece, fault);
         if (status != ST_OK) return status;
+        wait = false;
     }
     return ST_OK;
 }
 
 enum status collective_progress(struct collective *collective, struct fault *fault)
 {
-    for (int i = collective->sums_done; i < collective->sums_count; i++) {
-        enum status status = advance(collective, &collective->sums[i], false, fault);
+    for (uint64_t i = collective->pieces_done; i < collective->pieces_begun; i++) {
+        struct piece *piece = &collective->pieces[i % UNDER_WAY_MAX];
+        enum status status = advance(collective, piece, false, fault);
         if (status != ST_OK) return status;
-        if (i == collective->sums_done && collective->sums[i].stage == STAGE_DONE)
-            collective->sums_done++;
+        if (i > collective->pieces_done || piece->stage != STAGE_DONE) continue;
+        collective->pieces_done++;
+        status = begin_pieces(collective, fault);
+        if (status != ST_OK) return status;
     }
     return ST_OK;
 }
 
 enum status collective_finish(struct collective *collective, struct fault *fault)
 {
-    /* Oldest first on every rank: so the one that is waited for can always get on. */
-    for (int i = collective->sums_done; i < collective->sums_count; i++) {
-        enum status status = advance(collective, &collective->sums[i], true, fault);
+    while (collective->pieces_done < collective->pieces_begun) {
+        struct piece *oldest = &collective->pieces[collective->pieces_done % UNDER_WAY_MAX];
+        enum status status = advance(collective, oldest, true, fault);
         if (status != ST_OK) return status;
         status = collective_progress(collective, fault);
         if (status != ST_OK) return status;
     }
-    collective->sums_count = collective->sums_done = 0;
-    collective->room_used = 0;
+    collective->sums_count = collective->sum_next = 0;
     return ST_OK;
 }
 

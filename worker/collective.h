@@ -29,13 +29,13 @@ int collective_ranks(const struct collective *collective);
 const char *collective_library(const struct collective *collective);
 
 /*
- * Makes room for sums under way: at most `sums` between two calls of `collective_finish`, of `floats` together. Once,
- * before the first sum, so that none allocates. ST_NO_MEMORY is the only failure.
+ * Makes room for at most `sums` sums between two calls of `collective_finish`. Once, before the first sum, so that none
+ * allocates. ST_NO_MEMORY is the only failure.
  */
-enum status collective_reserve(struct collective *collective, int64_t floats, int sums);
+enum status collective_reserve(struct collective *collective, int sums);
 
-/* Floats that `collective_reserve` takes in each of so many ranks. */
-int64_t collective_room_floats(int ranks, int64_t floats, int sums);
+/* Floats that `collective_reserve` takes in each of so many ranks, however large the sums are. */
+int64_t collective_room_floats(int ranks);
 
 /*
  * Starts summing values[0 ... count-1] over the ranks, in place; every rank starts the same buckets in the

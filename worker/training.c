@@ -158,8 +158,7 @@ static void check_cost(const struct training *t)
     const uint64_t bytes = (uint64_t)t->params->floats * sizeof(float);
     const uint64_t projections =
         (uint64_t)(t->params->layers * t->params->projection_floats) * sizeof(float);
-    const int64_t room = collective_room_floats(collective_ranks(t->setup.collective),
-                                                t->params->floats, t->params->buckets);
+    const int64_t room = collective_room_floats(collective_ranks(t->setup.collective));
     struct cost cost;
     cost_of(spec, &cost);
     assert(cost.parameters == (uint64_t)t->params->floats);
@@ -213,7 +212,7 @@ static enum status build(struct training *t, struct fault *fault)
     if (status == ST_OK) status = describe_tensors(t, fault);
     if (status == ST_OK) status = evaluate_prepare(t, fault);
     if (status != ST_OK) return status;
-    status = collective_reserve(t->setup.collective, t->params->floats, t->params->buckets);
+    status = collective_reserve(t->setup.collective, t->params->buckets);
     if (status != ST_OK) return fault_set(fault, status, "no memory to sum gradients across ranks");
     check_cost(t);
     return ST_OK;

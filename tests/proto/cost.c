@@ -64,18 +64,18 @@ Test(cost, bytes_of_weights_and_moments)
     cr_expect(cost_for(&spec).bytes_weights == 4 * 22784);
 }
 
-/* A buffer for each depth of the tree over a rank's shards, and room for what partners send. */
+/* A buffer for each depth of the tree over a rank's shards, and 2 MiB for what partners send. */
 Test(cost, bytes_of_gradients)
 {
     struct jobspec spec = vectors_spec(); /* 8 shards */
     cr_expect(cost_for(&spec).bytes_gradients == 4 * 22784 * 4);
     spec.resources.ranks = 2;
-    cr_expect(cost_for(&spec).bytes_gradients == 4 * (22784 * 3 + (22784 + 4) / 2));
+    cr_expect(cost_for(&spec).bytes_gradients == 4 * 22784 * 3 + (2 << 20));
     spec.resources.ranks = 8;
-    cr_expect(cost_for(&spec).bytes_gradients == 4 * (22784 * 1 + (22784 + 4) / 2));
+    cr_expect(cost_for(&spec).bytes_gradients == 4 * 22784 * 1 + (2 << 20));
     spec.train.batch = 18; /* 9 shards on 3 ranks: three each, a tree of depth two */
     spec.resources.ranks = 3;
-    cr_expect(cost_for(&spec).bytes_gradients == 4 * (22784 * 3 + 22784));
+    cr_expect(cost_for(&spec).bytes_gradients == 4 * 22784 * 3 + (2 << 20));
 }
 
 /* R = 96 rows: R D 3072, R 3 D 9216, R M 6144, R 96, R V 6144. */
