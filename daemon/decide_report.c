@@ -200,6 +200,13 @@ static void hear_notice(const struct scene *scene, const Performer__Report *repo
     case PERFORMER__NOTICE__WHAT_CHECKPOINT_FAILED:
         scene_note(scene, NOTE_CHECKPOINT_FAILED, told->step, "%s", told->checkpoint_failed->text);
         return;
+    case PERFORMER__NOTICE__WHAT_UPDATE_SKIPPED:
+        scene_note(
+            scene, NOTE_UPDATE_SKIPPED, told->step,
+            "%s: the update is left out, %" PRIu64 " in a row",
+            decision_clean(scene->decision, told->update_skipped->why, REASON_BYTES_MAX, false),
+            told->update_skipped->in_row);
+        return;
     case PERFORMER__NOTICE__WHAT_ENDED:
         scene_note(scene, NOTE_RANK_ENDED, told->step, "rank %" PRIu32 ": %s", report->rank,
                    told->ended->text[0] != '\0' ? told->ended->text

@@ -13,6 +13,7 @@
 #include "proto/performer.pb-c.h"
 #include "proto/safetensors.h"
 #include "proto/status.h"
+#include "worker/divergence.h"
 
 enum { APPLIED_ORDERS_MAX = 1024 };
 
@@ -29,8 +30,9 @@ struct checkpoint_state {
     uint64_t epoch, epoch_row; /* position in the data: follows from step, kept for people */
     uint64_t draw;             /* number of the features in use */
     uint64_t redraw_every;     /* 0: never */
-    uint64_t chain;            /* hash over every step's loss and gradient norm so far */
-    double best_valid_loss;    /* NaN: none yet */
+    struct loss_record losses;
+    uint64_t chain;         /* hash over every step's loss and gradient norm so far */
+    double best_valid_loss; /* NaN: none yet */
     uint64_t best_step;
     size_t applied_count; /* orders that changed the weights, by step */
     struct applied_order applied[APPLIED_ORDERS_MAX];

@@ -28,6 +28,14 @@ static json_t *applied_print(const struct checkpoint_state *state)
     return list;
 }
 
+static json_t *losses_print(const struct loss_record *losses)
+{
+    return json_pack("{s:I, s:f, s:f, s:f, s:I, s:I}", "taken", (json_int_t)losses->taken, "newest",
+                     losses->newest, "mean", losses->mean, "variance", losses->variance, "skipped",
+                     (json_int_t)losses->skipped, "skipped_in_row",
+                     (json_int_t)losses->skipped_in_row);
+}
+
 enum status checkpoint_state_print(const struct checkpoint_state *state, char **text)
 {
     assert(state->applied_count <= APPLIED_ORDERS_MAX);
@@ -36,12 +44,13 @@ enum status checkpoint_state_print(const struct checkpoint_state *state, char **
     /* JSON has no NaN */
     json_t *loss =
         isfinite(state->best_valid_loss) ? json_real(state->best_valid_loss) : json_null();
-    json_t *root = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:o, s:I, s:o}", "step", (json_int_t)state->step,
-        "seed", (json_int_t)state->seed, "epoch", (json_int_t)state->epoch, "epoch_row",
-        (json_int_t)state->epoch_row, "draw", (json_int_t)state->draw, "redraw_every",
-        (json_int_t)state->redraw_every, "chain", chain, "best_valid_loss", loss, "best_step",
-        (json_int_t)state->best_step, "applied", applied_print(state));
+    json_t *root =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:o, s:I, s:o}", "step",
+                  (json_int_t)state->step, "seed", (json_int_t)state->seed, "epoch",
+                  (json_int_t)state->epoch, "epoch_row", (json_int_t)state->epoch_row, "draw",
+                  (json_int_t)state->draw, "redraw_every", (json_int_t)state->redraw_every,
+                  "losses", losses_print(&state->losses), "chain", chain, "best_valid_loss", loss,
+                  "best_step", (json_int_t)state->best_step, "applied", applied_print(state));
     if (!root) return ST_NO_MEMORY;
     char *printed = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(REAL_DIGITS));
     json_decref(root);
@@ -86,6 +95,27 @@ static bool loss_take(const json_t *object, double *loss)
     return true;
 }
 
+static bool real_take(const json_t *object, const char *key, double *value)
+{
+    const json_t *item = json_object_get(object, key);
+    if (!json_is_number(item)) return false;
+    *value = json_number_value(item);
+    return true;
+}
+
+/* A checkpoint of an older worker has none, and its run has skipped nothing. */
+static bool losses_take(const json_t *root, struct loss_record *losses)
+{
+    const json_t *object = json_object_get(root, "losses");
+    if (!object) return true;
+    return count_take(object, "taken", UINT64_MAX, &losses->taken) &&
+           real_take(object, "newest", &losses->newest) &&
+           real_take(object, "mean", &losses->mean) &&
+           real_take(object, "variance", &losses->variance) && losses->variance >= 0 &&
+           count_take(object, "skipped", UINT64_MAX, &losses->skipped) &&
+           count_take(object, "skipped_in_row", SKIPS_IN_ROW_MAX, &losses->skipped_in_row);
+}
+
 static bool order_take(const json_t *item, uint64_t step, struct applied_order *order)
 {
     const char *name = json_string_value(json_object_get(item, "kind"));
@@ -120,6 +150,7 @@ static const char *state_take(const json_t *root, struct checkpoint_state *state
     if (!count_take(root, "epoch_row", UINT64_MAX, &state->epoch_row)) return "epoch_row";
     if (!count_take(root, "draw", UINT32_MAX, &state->draw)) return "draw";
     if (!count_take(root, "redraw_every", UINT64_MAX, &state->redraw_every)) return "redraw_every";
+    if (!losses_take(root, &state->losses) || state->losses.skipped > state->step) return "losses";
     if (!chain_take(root, &state->chain)) return "chain";
     if (!loss_take(root, &state->best_valid_loss)) return "best_valid_loss";
     if (!count_take(root, "best_step", state->step, &state->best_step)) return "best_step";

@@ -94,6 +94,14 @@ void notice_checkpoint_failed(struct uplink *uplink, uint64_t step, const char *
     NOTICE(uplink, step, checkpoint_failed, CHECKPOINT_FAILED, &failed);
 }
 
+void notice_update_skipped(struct uplink *uplink, uint64_t step, const char *why, uint64_t in_row)
+{
+    Performer__UpdateSkipped skipped = PERFORMER__UPDATE_SKIPPED__INIT;
+    skipped.why = text_of(why);
+    skipped.in_row = in_row;
+    NOTICE(uplink, step, update_skipped, UPDATE_SKIPPED, &skipped);
+}
+
 void notice_ended(struct uplink *uplink, uint64_t step, enum status status, bool stopped,
                   const char *text)
 {

@@ -28,6 +28,7 @@ void notice_checkpoint_saved(struct uplink *uplink, uint64_t step,
 void notice_checkpoint_removed(struct uplink *uplink, uint64_t step, const char *path);
 void notice_checkpoint_rejected(struct uplink *uplink, const char *path, const char *why);
 void notice_checkpoint_failed(struct uplink *uplink, uint64_t step, const char *why);
+void notice_update_skipped(struct uplink *uplink, uint64_t step, const char *why, uint64_t in_row);
 void notice_ended(struct uplink *uplink, uint64_t step, enum status status, bool stopped,
                   const char *text);
 

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "proto/logline.h"
+#include "worker/notices.h"
 #include "worker/schedule.h"
 
 /* A shard whose gradient is being folded into those of the shards before it. */
@@ -173,20 +175,41 @@ static enum status clip(struct training *t, struct step_sums *sums, float *scale
     return ST_OK;
 }
 
+static void tell_skipped(struct training *t, uint64_t step, const char *why)
+{
+    if (collective_rank(t->setup.collective) != 0) return;
+    const struct loss_record *losses = &t->state.losses;
+    log_warn("update-skipped", "step %llu: %s; %llu in a row", (unsigned long long)step, why,
+             (unsigned long long)losses->skipped_in_row);
+    notice_update_skipped(t->setup.uplink, step, why, losses->skipped_in_row);
+    uplink_metric(t->setup.uplink, step, "skipped", (double)losses->skipped);
+}
+
 /* Every rank comes to the same verdict: the sums are the same bits on all. */
 static enum status check_sums(struct training *t, uint64_t step, const struct step_sums *sums,
-                              struct fault *fault)
+                              bool *taken, struct fault *fault)
 {
+    char why[100];
     t->agreed = true;
     if (sums->counted == 0)
         return fault_set(fault, ST_BAD_DATA, "the batch of step %llu has no token to predict",
                          (unsigned long long)step);
-    if (!isfinite(sums->loss) || !isfinite(sums->norm))
+    switch (divergence_judge(t->setup.spec, &t->state.losses, sums->loss, sums->norm, why,
+                             sizeof why)) {
+    case UPDATE_TAKEN:
+        *taken = true;
+        break;
+    case UPDATE_SKIPPED:
+        *taken = false;
+        tell_skipped(t, step, why);
+        break;
+    case UPDATE_DIVERGED:
         return fault_set(
             fault, ST_DIVERGED,
-            "training diverged at step %llu: loss %g, gradient norm %g; the step was not taken. A lower "
-            "optimizer.lr, more warmup, or a kernel whose features are positive may help",
-            (unsigned long long)step, sums->loss, sums->norm);
+            "training diverged at step %llu: %s; the step was not taken. A lower optimizer.lr, more "
+            "warmup, or a kernel whose features are positive may help",
+            (unsigned long long)step, why);
+    }
     t->agreed = false;
     return ST_OK;
 }
@@ -214,8 +237,8 @@ static enum status update(struct training *t, uint64_t step, float scale, double
         .beta1 = beta1,
         .beta2 = beta2,
         .epsilon = (float)spec->optimizer.epsilon,
-        .correction1 = (float)(1.0 - power(beta1, step)),
-        .correction2 = (float)(1.0 - power(beta2, step)),
+        .correction1 = (float)(1.0 - power(beta1, step - t->state.losses.skipped)),
+        .correction2 = (float)(1.0 - power(beta2, step - t->state.losses.skipped)),
     };
 
     training_phase(t, step, PHASE_UPDATE);
@@ -242,7 +265,8 @@ static void advance_state(struct training *t, uint64_t step, const struct step_s
     const struct {
         uint64_t chain;
         double loss, norm;
-    } link = {t->state.chain, sums->loss, sums->norm};
+    } link = {t->state.chain, isnan(sums->loss) ? NAN : sums->loss,
+              isnan(sums->norm) ? NAN : sums->norm};
     const uint64_t sequences = step * (uint64_t)t->setup.spec->train.batch;
     const uint64_t rows = (uint64_t)dataset_rows(t->train);
 
@@ -257,8 +281,8 @@ static void tell_metrics(struct training *t, uint64_t step, const struct step_su
     if (collective_rank(t->setup.collective) != 0) return;
     struct uplink *uplink = t->setup.uplink;
 
-    uplink_metric(uplink, step, "loss", sums->loss);
-    uplink_metric(uplink, step, "grad_norm", sums->norm);
+    if (isfinite(sums->loss)) uplink_metric(uplink, step, "loss", sums->loss);
+    if (isfinite(sums->norm)) uplink_metric(uplink, step, "grad_norm", sums->norm);
     uplink_metric(uplink, step, "lr", lr);
     uplink_metric(uplink, step, "tokens_per_second", (double)sums->tokens * 1e3 / t->step_ms);
     uplink_metric(uplink, step, "step_ms", t->step_ms);
@@ -273,12 +297,13 @@ enum status step_run(struct training *t, struct edge *edge, struct fault *fault)
     memset(&control, 0, sizeof control); /* it is gathered as bytes, padding and all */
     struct step_sums sums = {0};
     float scale = 0.0F;
+    bool taken = false;
 
     enum status status = run_shards(t, step, &control, fault);
     if (status == ST_OK) status = reduce(t, step, &control, &sums, fault);
     if (status == ST_OK) status = clip(t, &sums, &scale, fault);
-    if (status == ST_OK) status = check_sums(t, step, &sums, fault);
-    if (status == ST_OK) status = update(t, step, scale, lr, fault);
+    if (status == ST_OK) status = check_sums(t, step, &sums, &taken, fault);
+    if (status == ST_OK && taken) status = update(t, step, scale, lr, fault);
     if (status != ST_OK) return status;
 
     advance_state(t, step, &sums);

@@ -505,6 +505,7 @@ void training_close(struct training *t)
 static void redraw(struct training *t, uint64_t order, const char *why)
 {
     performer_redraw(t->model, (uint32_t)t->state.draw);
+    losses_forget(&t->state.losses);
     notice_redrawn(t->setup.uplink, t->state.step, t->state.draw,
                    performer_projections_hash(t->model), order, why);
 }

@@ -1217,6 +1217,23 @@ Test(redraw, only_the_newest_are_held)
     stage_fini(&stage);
 }
 
+Test(report, tells_of_an_update_that_was_left_out)
+{
+    struct stage stage;
+    begin(&stage, NULL);
+    Performer__UpdateSkipped skipped = PERFORMER__UPDATE_SKIPPED__INIT;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT;
+    skipped.why = (char *)"loss nan, gradient norm\x1b nan";
+    skipped.in_row = 2;
+    notice.step = 14;
+    notice.what_case = PERFORMER__NOTICE__WHAT_UPDATE_SKIPPED;
+    notice.update_skipped = &skipped;
+    tell(&stage, 0, &notice);
+    cr_assert_str_eq(noted_words(&stage, NOTE_UPDATE_SKIPPED),
+                     "loss nan, gradient norm? nan: the update is left out, 2 in a row");
+    stage_fini(&stage);
+}
+
 /* ---- a rank that stands still ---- */
 
 static void heartbeat(struct stage *stage, uint32_t rank, const char *phase, uint64_t stood_ms)
