@@ -43,8 +43,11 @@ static void print_run(const Performer__RunSummary *run, const struct terminal *t
                value_text(run->latest[i]->value).text);
 }
 
-static void print_queue(const Performer__RunDetail *detail)
+static void print_origin(const Performer__RunDetail *detail)
 {
+    if (detail->forked_step > 0)
+        printf("forked     from %s after step %llu\n", detail->forked_from,
+               ull(detail->forked_step));
     if (detail->priority != 0) printf("priority   %lld\n", (long long)detail->priority);
     for (size_t i = 0; i < detail->n_after; i++)
         printf("%-10s %s\n", i == 0 ? "after" : "", detail->after[i]);
@@ -170,7 +173,7 @@ static void print_detail(const Performer__RunDetail *detail)
 
     terminal_probe(STDOUT_FILENO, &terminal);
     print_run(detail->summary, &terminal);
-    print_queue(detail);
+    print_origin(detail);
     if (detail->n_attempts > 0) heading(&terminal, "Attempts");
     for (size_t i = 0; i < detail->n_attempts; i++) print_attempt(detail->attempts[i], &terminal);
     if (detail->n_ranks > 0) {

@@ -177,6 +177,9 @@ json_t *run_detail_json(const Performer__RunDetail *detail)
     SET_LIST("checkpoints", checkpoints, checkpoint_json);
     json_object_set_new(document, "priority", json_integer(detail->priority));
     SET_LIST("after", after, text);
+    json_object_set_new(document, "forked_from",
+                        detail->forked_from[0] ? text(detail->forked_from) : json_null());
+    json_object_set_new(document, "forked_step", integer_or_null(detail->forked_step));
     json_object_set_new(document, "next_checkpoint_step",
                         integer_or_null(detail->next_checkpoint_step));
     return document;

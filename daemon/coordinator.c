@@ -24,6 +24,14 @@ const struct run *coordinator_run_by_id(const struct coordinator *coordinator, c
     return *end == '\0' ? coordinator_run(coordinator, number) : NULL;
 }
 
+const struct run *coordinator_run_by_key(const struct coordinator *coordinator, const char *key)
+{
+    if (key[0] == '\0') return NULL;
+    for (size_t i = coordinator->run_count; i-- > 0;)
+        if (strcmp(coordinator->runs[i]->key, key) == 0) return coordinator->runs[i];
+    return NULL;
+}
+
 static bool run_has_name(const struct run *run, const char *text)
 {
     return strcmp(run->facts.name, text) == 0;
@@ -166,6 +174,7 @@ static void plan_attempt(const struct scene *scene)
     text_copy(effect->nonce, sizeof effect->nonce, nonce);
     text_copy(effect->token, sizeof effect->token, token);
     effect->ranks = run->facts.ranks;
+    effect->fork_step = run->forked_step;
     collect_applied(scene, effect);
     effect->set_aside = run->aside;
     effect->set_aside_count = run->aside_count;

@@ -18,7 +18,7 @@
  *   4. no more attempts than its restarts and one have ended by the causes of a budget since the newest requeue
  *   5. an order is applied at one step; a final run has none pending, and one to stop only a run that is STOPPING
  *   6. sequence numbers of a rank grow
- *   7. a run comes after earlier ones alone, and has begun only where all of them have succeeded
+ *   7. a run comes after, and is forked from, earlier ones alone, and has begun only where all of them have succeeded
  *
  * All runs that ever were are held in memory, about 1 KiB each.
  */
@@ -62,9 +62,17 @@ enum {
 enum event_kind { EVENTS(EVENT_ENUM) };
 #undef EVENT_ENUM
 
+/* A good checkpoint of a run, for another to begin from. */
+struct fork_source {
+    uint64_t run, step, bytes;
+    char *path;
+    const char *runs_directory; /* in which the fork gets its own */
+};
+
 struct event_submit {
-    const struct run_facts *facts; /* of the resolved text */
-    const struct text_list *after; /* runs as a person names them; NULL: none */
+    const struct run_facts *facts;  /* of the resolved text */
+    const struct text_list *after;  /* runs as a person names them; NULL: none */
+    const struct fork_source *fork; /* NULL: it begins anew */
     const char *text, *resolved;
     const char *key; /* NULL or "": none */
     struct caller caller;
@@ -171,8 +179,9 @@ const char *coordinator_check(const struct coordinator *coordinator);
 /* The same for one run. */
 const char *coordinator_check_run(const struct coordinator *coordinator, const struct run *run);
 
-/* By number, by id; NULL: none such. */
+/* By number, by the key of its submit, by id; NULL: none such. */
 const struct run *coordinator_run(const struct coordinator *coordinator, uint64_t number);
+const struct run *coordinator_run_by_key(const struct coordinator *coordinator, const char *key);
 const struct run *coordinator_run_by_id(const struct coordinator *coordinator, const char *id);
 
 /*

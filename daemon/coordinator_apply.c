@@ -71,6 +71,8 @@ static void apply_run_submitted(struct coordinator *coordinator, struct run *run
     made->after_count = submitted->after_count;
     made->after = memory_zeroed(submitted->after_count, sizeof *made->after);
     for (size_t i = 0; i < submitted->after_count; i++) made->after[i] = submitted->after[i];
+    made->forked_from = submitted->forked_from;
+    made->forked_step = submitted->forked_step;
     made->state = RUN_QUEUED;
     made->submitted_ms = record->time_ms;
     made->heard_ms = now_ms;
@@ -315,7 +317,15 @@ static void apply_checkpoint_saved(struct coordinator *coordinator, struct run *
     run->save_ms = ms > 0 && ms < DAY_MS ? (uint64_t)ms : 0;
     if (step <= run->saved_step) return;
     run->saved_step = step;
-    run->attempt.progressed = true;
+    if (run->attempt.number > 0) run->attempt.progressed = true;
+}
+
+/* One that is removed is passed over no more, should there be another of its step. */
+static void apply_checkpoint_judged(struct coordinator *coordinator, struct run *run,
+                                    const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    forget_aside(run, record->checkpoint_judged.step);
 }
 
 /* In order of step. */
@@ -332,16 +342,12 @@ static void apply_checkpoint_set_aside(struct coordinator *coordinator, struct r
     if (step > run->saved_step) run->saved_step = step; /* nobody had lived to tell of it */
 }
 
-/* That a checkpoint was judged, and the history, are for people: nothing is decided by them, and the store alone holds
- * them. */
-static void apply_nothing(struct coordinator *coordinator, struct run *run,
-                          const struct record *record, uint64_t now_ms)
+/* The history is for people: nothing is decided by it, and the store alone holds it. */
+static void apply_noted(struct coordinator *coordinator, struct run *run,
+                        const struct record *record, uint64_t now_ms)
 {
     (void)coordinator, (void)run, (void)record, (void)now_ms;
 }
-
-#define apply_checkpoint_judged apply_nothing
-#define apply_noted             apply_nothing
 
 static void (*const appliers[])(struct coordinator *coordinator, struct run *run,
                                 const struct record *record, uint64_t now_ms) = {
@@ -387,6 +393,12 @@ static const char *check_orders(const struct coordinator *coordinator, const str
     return NULL;
 }
 
+static const char *check_fork(const struct run *run)
+{
+    if ((run->forked_from == 0) != (run->forked_step == 0)) return "half of a fork";
+    return run->forked_from >= run->number ? "a run was forked from a later one" : NULL;
+}
+
 static const char *check_after(const struct coordinator *coordinator, const struct run *run)
 {
     for (size_t i = 0; i < run->after_count; i++) {
@@ -430,6 +442,7 @@ const char *coordinator_check_run(const struct coordinator *coordinator, const s
     for (size_t i = 1; i < run->draw_count; i++)
         if (run->draws[i - 1].draw >= run->draws[i].draw) return "draws are not in order";
     const char *flaw = check_after(coordinator, run);
+    if (!flaw) flaw = check_fork(run);
     if (!flaw) flaw = check_attempt(run);
     return flaw ? flaw : check_orders(coordinator, run);
 }

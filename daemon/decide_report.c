@@ -127,6 +127,15 @@ static void hear_redrawn(const struct scene *scene, const Performer__Report *rep
                    report->rank, redrawn->draw, hash, told->step, known->hash, known->step);
 }
 
+/* A fork's weights have met the orders of the run that it began from, and its ranks tell so. */
+static bool order_is_inherited(const struct scene *scene, uint64_t id)
+{
+    const struct coordinator *coordinator = scene->coordinator;
+    const struct run *run = coordinator_run(coordinator, scene->run->forked_from);
+    while (run && !run_order(run, id)) run = coordinator_run(coordinator, run->forked_from);
+    return run != NULL;
+}
+
 /* One that was dropped as well: the attempt that applied it had died before it could tell, and a checkpoint has met it. */
 static void hear_order_applied(const struct scene *scene, const Performer__Report *report,
                                const Performer__Notice *told)
@@ -139,6 +148,8 @@ static void hear_order_applied(const struct scene *scene, const Performer__Repor
         scene_note(scene, NOTE_ORDER_APPLIED, told->step,
                    "%s, order %" PRIu64 ", after step %" PRIu64, order_kind_name(order->kind), id,
                    told->step);
+    } else if (!order && order_is_inherited(scene, id)) {
+        return;
     } else if (!order || (order->state == ORDER_APPLIED && order->step != told->step)) {
         scene_note(scene, NOTE_ORDER_DISAGREED, told->step,
                    "rank %" PRIu32 " applied order %" PRIu64 " after step %" PRIu64 ", %s",

@@ -1,6 +1,7 @@
 /* What people want: a new run, an end, a pause, another turn, a checkpoint, a redraw, an evaluation. */
 
 #include <inttypes.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,14 +17,6 @@ static bool key_is_too_long(const struct scene *scene, const char *key)
 }
 
 /* ---- submit ---- */
-
-static const struct run *run_by_key(const struct coordinator *coordinator, const char *key)
-{
-    if (key[0] == '\0') return NULL;
-    for (size_t i = coordinator->run_count; i-- > 0;)
-        if (strcmp(coordinator->runs[i]->key, key) == 0) return coordinator->runs[i];
-    return NULL;
-}
 
 /* It would wait for ever. */
 static bool job_is_too_large(const struct scene *scene, const struct run_facts *facts)
@@ -74,19 +67,37 @@ static bool find_awaited(const struct scene *scene, struct record_run_submitted 
     return true;
 }
 
+/* The source's checkpoint becomes the run's own: its first. */
+static void begin_from(const struct scene *scene, const struct fork_source *fork,
+                       struct effect *effect)
+{
+    effect->fork = fork->path;
+    effect->fork_step = fork->step;
+    scene->decision->answer.forked_step = fork->step;
+    scene_record(scene, RECORD_CHECKPOINT_SAVED)->checkpoint_saved =
+        (struct record_checkpoint_saved){
+            .step = fork->step,
+            .path = decision_format(scene->decision, "%s/%s/checkpoints/step-%010" PRIu64,
+                                    fork->runs_directory, scene->run->id, fork->step),
+            .bytes = fork->bytes,
+            .valid_loss = NAN};
+    scene_note(scene, NOTE_FORKED, fork->step, "begins from %s", fork->path);
+}
+
 void decide_submit(const struct scene *scene)
 {
     const struct event_submit *submit = &scene->event->submit;
     const struct run_facts *facts = submit->facts;
     const char *key = submit->key ? submit->key : "";
     if (key_is_too_long(scene, key)) return;
-    const struct run *earlier = run_by_key(scene->coordinator, key);
+    const struct run *earlier = coordinator_run_by_key(scene->coordinator, key);
     if (earlier && strcmp(earlier->user, submit->caller.user) != 0) {
         scene_answer(scene, ST_NOT_PERMITTED, "the key is that of another user's submit");
         return;
     }
     if (earlier) {
         scene_answer_run(scene, earlier);
+        scene->decision->answer.forked_step = earlier->forked_step;
         return;
     }
     if (job_is_too_large(scene, facts)) return;
@@ -95,6 +106,8 @@ void decide_submit(const struct scene *scene)
                                              .user = submit->caller.user,
                                              .text = submit->text,
                                              .resolved = submit->resolved};
+    if (submit->fork) submitted.forked_from = submit->fork->run;
+    if (submit->fork) submitted.forked_step = submit->fork->step;
     if (!find_awaited(scene, &submitted)) return;
     struct run run = {.number = scene->coordinator->run_count + 1};
     snprintf(run.id, sizeof run.id, "r%" PRIu64, run.number);
@@ -104,6 +117,7 @@ void decide_submit(const struct scene *scene)
     scene_note(&made, NOTE_SUBMITTED, 0, "%s, %" PRIu32 " rank%s, %" PRIu64 " steps", facts->name,
                facts->ranks, facts->ranks == 1 ? "" : "s", facts->steps);
     struct effect *effect = scene_effect(&made, EFFECT_WRITE_JOB);
+    if (submit->fork) begin_from(&made, submit->fork, effect);
     effect->text = submit->text;
     effect->resolved = submit->resolved;
     scene_answer_run(scene, &run);

@@ -36,6 +36,9 @@ struct effect {
     uint32_t attempt;
     /* EFFECT_WRITE_JOB; the store gives the same texts */
     const char *text, *resolved;
+    const char *fork; /* path of the checkpoint that the run begins from; NULL: none */
+    /* EFFECT_WRITE_JOB, EFFECT_LAUNCH */
+    uint64_t fork_step; /* of that checkpoint, 0: none */
     /* EFFECT_LAUNCH */
     char nonce[NONCE_SIZE];
     char token[TOKEN_SIZE];
@@ -57,6 +60,7 @@ struct answer {
     uint64_t run;   /* 0: none */
     char run_id[RUN_ID_SIZE];
     uint64_t order; /* 0: nothing for the workers to do */
+    uint64_t forked_step;
     /* a rank's report */
     bool fenced;
     const struct order *orders; /* (order_count), pending, by id */

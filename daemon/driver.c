@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/fork.h"
+#include "daemon/fork_source.h"
 #include "daemon/memory.h"
 #include "daemon/response.h"
 #include "daemon/spool.h"
@@ -79,6 +81,15 @@ static enum status write_job(const struct driver *driver, const char *run_id, co
 }
 
 /* The daemon may have died, or the disk been full, between the commit of a submit and its files. */
+static enum status ensure_fork(const struct driver *driver, const struct effect *effect,
+                               struct fault *fault)
+{
+    char path[PATH_MAX];
+    if (effect->fork_step == 0) return ST_OK;
+    run_directory(driver->directory, effect->run_id, path, sizeof path);
+    return fork_settle(path, effect->fork_step, fault);
+}
+
 static enum status ensure_job(const struct driver *driver, uint64_t run, const char *run_id,
                               struct fault *fault)
 {
@@ -115,6 +126,7 @@ static enum status write_plan(const struct effect *effect, const struct launch_o
     plan.directory = (char *)order->run_directory;
     plan.n_applied = effect->applied_count;
     plan.applied = applied_list;
+    plan.first_step = effect->fork_step;
     plan.n_set_aside = effect->set_aside_count;
     plan.set_aside = (uint64_t *)effect->set_aside;
 
@@ -164,6 +176,7 @@ static enum status prepare_attempt(const struct driver *driver, const struct eff
     order->ranks = effect->ranks;
 
     enum status status = ensure_job(driver, effect->run, effect->run_id, fault);
+    if (status == ST_OK) status = ensure_fork(driver, effect, fault);
     if (status == ST_OK) status = make_directories(order->attempt_directory, fault);
     if (status == ST_OK) status = write_plan(effect, order, fault);
     if (status == ST_OK) status = write_environment(driver, effect, order, fault);
@@ -213,14 +226,20 @@ static void do_rescue(struct driver *driver, const struct effect *effect)
         driver->launcher->rescue(driver->launcher, directory, effect->rank);
 }
 
-static void do_effect(struct driver *driver, const struct effect *effect)
+/* A failure is not the run's end: all is written again before its first attempt. */
+static void do_write_job(struct driver *driver, const struct effect *effect)
 {
     struct fault fault;
+    enum status status = write_job(driver, effect->run_id, effect->text, effect->resolved, &fault);
+    if (status == ST_OK) status = ensure_fork(driver, effect, &fault);
+    if (status != ST_OK) log_warn("job-not-written", "%s: %s", effect->run_id, fault.text);
+}
+
+static void do_effect(struct driver *driver, const struct effect *effect)
+{
     switch (effect->kind) {
     case EFFECT_WRITE_JOB:
-        /* Not the run's end: they are written again before its first attempt. */
-        if (write_job(driver, effect->run_id, effect->text, effect->resolved, &fault) != ST_OK)
-            log_warn("job-not-written", "%s: %s", effect->run_id, fault.text);
+        do_write_job(driver, effect);
         return;
     case EFFECT_LAUNCH:
         do_launch(driver, effect);
@@ -249,6 +268,24 @@ static enum status check_unclaimed(const struct driver *driver, const struct dec
                              "%s is there already, from another database: move it away, or start "
                              "performerd with another --runs",
                              path);
+    }
+    return ST_OK;
+}
+
+/* Before the commit: the source's retention may remove the checkpoint at any time. What another submit left aside is removed, but
+ * where the store is not writable: that one may turn out to be committed. */
+static enum status stage_fork(const struct driver *driver, const struct decision *decision,
+                              struct fault *fault)
+{
+    for (size_t i = 0; i < decision->effect_count; i++) {
+        char path[PATH_MAX];
+        const struct effect *effect = &decision->effects[i];
+        if (effect->kind != EFFECT_WRITE_JOB) continue;
+        enum status status = store_writable(driver->store, fault);
+        if (status != ST_OK) return status;
+        run_directory(driver->directory, effect->run_id, path, sizeof path);
+        if (effect->fork) return fork_stage(effect->fork, path, fault);
+        fork_discard(path);
     }
     return ST_OK;
 }
@@ -297,6 +334,7 @@ static enum status drive(struct driver *driver, const struct event *event,
 {
     coordinator_decide(driver->coordinator, event, decision);
     enum status status = check_unclaimed(driver, decision, fault);
+    if (status == ST_OK) status = stage_fork(driver, decision, fault);
     if (status == ST_OK) status = commit(driver, decision, fault);
     if (status != ST_OK) return status;
     coordinator_apply(driver->coordinator, decision->records, decision->record_count,
@@ -573,6 +611,7 @@ static Performer__Response *answer_submitted(const struct answer *answer)
     response->submitted = memory_zeroed(1, sizeof *response->submitted);
     performer__submitted__init(response->submitted);
     response->submitted->run = message_text(answer->run_id);
+    response->submitted->forked_step = answer->forked_step;
     return response;
 }
 
@@ -644,16 +683,27 @@ static Performer__Response *submit_parsed(struct driver *driver, const struct ca
 {
     struct run_facts facts;
     struct fault fault;
+    struct fork_source fork = {0};
     enum status status = run_facts_of(spec, &facts, &fault);
+    /* One that comes again is answered, whatever has become of its source. */
+    bool forks =
+        submit->fork_of[0] != '\0' && !coordinator_run_by_key(driver->coordinator, submit->key);
+    if (status == ST_OK && forks)
+        status = fork_source_find(driver->coordinator, driver->store, caller, submit, spec, &fork,
+                                  &fault);
     if (status != ST_OK) return response_refuse(status, fault.text);
+    fork.runs_directory = driver->directory->runs;
     struct event event = event_new(EVENT_SUBMIT);
     event.submit = (struct event_submit){.facts = &facts,
+                                         .fork = forks ? &fork : NULL,
                                          .after = &spec->queue.after,
                                          .text = submit->text,
                                          .resolved = submit->resolved,
                                          .key = submit->key,
                                          .caller = *caller};
-    return drive_and_answer(driver, &event, answer_submitted);
+    Performer__Response *response = drive_and_answer(driver, &event, answer_submitted);
+    fork_source_fini(&fork);
+    return response;
 }
 
 /* The job is parsed again: what a client says of it is not believed. Its paths are absolute by now. */

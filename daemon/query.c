@@ -229,9 +229,12 @@ static void add_orders(const struct run *run, Performer__RunDetail *detail)
     }
 }
 
-static void add_queue(const struct query_view *view, const struct run *run,
-                      Performer__RunDetail *detail)
+static void add_origin(const struct query_view *view, const struct run *run,
+                       Performer__RunDetail *detail)
 {
+    const struct run *source = coordinator_run(view->coordinator, run->forked_from);
+    if (source) detail->forked_from = message_text(source->id);
+    detail->forked_step = run->forked_step;
     detail->priority = run->facts.priority;
     for (size_t i = 0; i < run->after_count; i++)
         message_append(&detail->after, &detail->n_after,
@@ -269,7 +272,7 @@ static Performer__Response *answer_describe(const struct query_view *view, const
     if (status == ST_OK) status = add_history(view, run, detail, &fault);
     add_ranks(view, run, detail);
     add_orders(run, detail);
-    add_queue(view, run, detail);
+    add_origin(view, run, detail);
     if (!run_state_is_final(run->state)) {
         detail->next_redraw_step = run_next_multiple(run, run->facts.redraw_every);
         detail->next_checkpoint_step = run_next_multiple(run, run->facts.checkpoint_every);

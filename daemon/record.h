@@ -39,6 +39,7 @@ struct record_run_submitted {
     const struct run_facts *facts;
     const uint64_t *after; /* (after_count), numbers of earlier runs, none twice */
     size_t after_count;
+    uint64_t forked_from, forked_step; /* 0: it begins anew */
     const char *key;
     const char *user;
     const char *text, *resolved; /* the job file as written, and in full */

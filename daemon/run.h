@@ -133,6 +133,8 @@ struct run {
     uint64_t
         *after; /* (after_count), numbers of runs that must have succeeded; smaller than its own */
     size_t after_count;
+    uint64_t forked_from,
+        forked_step; /* the run and step of the checkpoint that it began from, 0: none */
     enum run_state state;
     char reason[RUN_REASON_SIZE]; /* why it is in that state */
     enum stop stop;

@@ -187,5 +187,9 @@ static const char eighth[] =
 /* Runs of before are commanded by admins. */
 static const char ninth[] = "ALTER TABLE runs ADD COLUMN user TEXT NOT NULL DEFAULT '';";
 
-const char *const schema_migrations[] = {first, second,  third,  fourth, fifth,
-                                         sixth, seventh, eighth, ninth,  NULL};
+static const char tenth[] =
+    "ALTER TABLE runs ADD COLUMN forked_from INTEGER NOT NULL DEFAULT 0;" /* 0: it began anew */
+    "ALTER TABLE runs ADD COLUMN forked_step INTEGER NOT NULL DEFAULT 0;";
+
+const char *const schema_migrations[] = {first,   second, third, fourth, fifth, sixth,
+                                         seventh, eighth, ninth, tenth,  NULL};

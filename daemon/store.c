@@ -18,8 +18,8 @@
     Q(INSERT_RUN, "INSERT INTO runs (number, key, name, ranks, steps, restart_max, redraw_every,"  \
                   " checkpoint_every, features, state, reason, stop, step, submitted_ms,"          \
                   " started_ms, ended_ms, redraw_threshold, validates, priority, stall_ms, local," \
-                  " user) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, ?11, 0, 0,"   \
-                  " ?12, ?13, ?14, ?15, ?16, ?17)")                                                \
+                  " user, forked_from, forked_step) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"   \
+                  " ?10, '', 0, 0, ?11, 0, 0, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)")            \
     Q(INSERT_AWAITED, "INSERT INTO awaited VALUES (?1, ?2)")                                       \
     Q(INSERT_JOB, "INSERT INTO jobs VALUES (?1, ?2, ?3)")                                          \
     Q(MOVE_RUN, "UPDATE runs SET state = ?2, reason = ?3,"                                         \
@@ -85,7 +85,8 @@
             " stillborn_step, requeue_key, requeued_attempt,"                                      \
             " (SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number),"           \
             " stall_ms, local, (SELECT seconds FROM checkpoints WHERE run = runs.number"           \
-            " ORDER BY saved_ms DESC LIMIT 1), user FROM runs ORDER BY number")                    \
+            " ORDER BY saved_ms DESC LIMIT 1), user, forked_from, forked_step FROM runs"           \
+            " ORDER BY number")                                                                    \
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
                       " resumed_step, ended, cause, counted, progressed, stalled_rank,"            \
@@ -515,7 +516,8 @@ static enum status store_run_submitted(struct store *store, const struct record 
                 count(facts->redraw_every), count(facts->checkpoint_every),
                 integer(facts->features), text(run_state_name(RUN_QUEUED)), count(record->time_ms),
                 real(facts->redraw_threshold), integer(facts->validates), integer(facts->priority),
-                count(facts->stall_ms), integer(facts->local), text(submitted->user));
+                count(facts->stall_ms), integer(facts->local), text(submitted->user),
+                count(submitted->forked_from), count(submitted->forked_step));
     for (size_t i = 0; status == ST_OK && i < submitted->after_count; i++)
         status = execute(store, SQL_INSERT_AWAITED, fault, count(record->run),
                          count(submitted->after[i]));
@@ -775,18 +777,23 @@ static void roll_back(struct store *store)
     store->name_count = 0; /* new names went with the transaction */
 }
 
+enum status store_writable(const struct store *store, struct fault *fault)
+{
+    if (!store->sync_failed) return ST_OK;
+    return fault_set(fault, ST_IO,
+                     "the disk failed to sync the database before: start performerd anew");
+}
+
 enum status store_commit(struct store *store, const char *decision, const struct record *records,
                          size_t record_count, struct fault *fault)
 {
     if (!any_durable(records, record_count)) return ST_OK;
-    if (store->sync_failed)
-        return fault_set(
-            fault, ST_IO,
-            "record %s: the disk failed to sync the database before: start performerd anew",
-            decision);
-    enum status status = write_records(store, records, record_count, fault);
-    if (status == ST_OK) return ST_OK;
-    roll_back(store);
+    enum status status = store_writable(store, fault);
+    if (status == ST_OK) {
+        status = write_records(store, records, record_count, fault);
+        if (status == ST_OK) return ST_OK;
+        roll_back(store);
+    }
     fault_wrap(fault, "record %s", decision);
     return status;
 }
@@ -829,6 +836,8 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     run->facts.local = sqlite3_column_int(row, 26) != 0;
     run->save_ms = (uint64_t)(1e3 * fmax(column_real(row, 27), 0));
     text_copy(run->user, sizeof run->user, column_text(row, 28));
+    run->forked_from = column_count(row, 29);
+    run->forked_step = column_count(row, 30);
     if (!run_state_from_name(column_text(row, 9), &run->state))
         return bad_row(run, "its state is none", fault);
     if (run->stop > STOP_REQUEUE) return bad_row(run, "its stop is none", fault);

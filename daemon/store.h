@@ -22,6 +22,9 @@ struct store;
 enum status store_open(const char *path, struct store **store, struct fault *fault);
 void store_close(struct store *store);
 
+/* ST_IO: a sync has failed, so that nothing can be written any more, and of the commit that failed nobody knows what became. */
+enum status store_writable(const struct store *store, struct fault *fault);
+
 /*
  * Writes all records in one transaction, named `decision` in faults, and returns when they are
  * durable; on any failure none of them is. Records that are not durable are passed over; without

@@ -274,6 +274,13 @@ static enum status begin_anew(struct training *t, struct fault *fault)
     return spec->model.init[0] != '\0' ? load_initial_file(t, fault) : ST_OK;
 }
 
+/* What was best so far is another run's: a fork has its own best, and may be evaluated on other data. */
+static void forget_best(struct training *t)
+{
+    t->state.best_valid_loss = NAN;
+    t->state.best_step = 0;
+}
+
 static enum status restore(struct training *t, const struct checkpoint *checkpoint,
                            struct fault *fault)
 {
@@ -300,6 +307,7 @@ static enum status restore(struct training *t, const struct checkpoint *checkpoi
     if (status != ST_OK) return status;
     t->state = checkpoint->state;
     t->state.redraw_every = planned_redraws(t->setup.spec);
+    if (t->setup.plan && t->setup.plan->first_step == t->state.step) forget_best(t);
     return ST_OK;
 }
 
@@ -352,6 +360,15 @@ static enum status resume_or_begin(struct training *t, struct fault *fault)
     struct checkpoint *checkpoint = NULL;
     enum status status = open_agreed_checkpoint(t, &checkpoint, fault);
     if (status != ST_OK) return status;
+    const uint64_t first_step = t->setup.plan ? t->setup.plan->first_step : 0;
+    if (!checkpoint && first_step > 0) {
+        t->agreed = true;
+        return fault_set(
+            fault, ST_INVALID,
+            "there is no good checkpoint in %s, and a fork that began from one of step "
+            "%" PRIu64 " does not begin anew",
+            t->checkpoints, first_step);
+    }
     if (!checkpoint) return begin_anew(t, fault);
 
     status = restore(t, checkpoint, fault);

@@ -163,7 +163,9 @@ void canned_run_init(struct canned_run *run, const char *state, uint64_t step)
     run->summary.started_ms = CANNED_SUBMITTED_MS + 1000;
     run->summary.ended_ms = final ? CANNED_SUBMITTED_MS + 193000 : 0;
     run->detail.summary = &run->summary;
-    run->detail.config = "[job]\nname = \"trembl-favor\"\n";
+    run->detail.config =
+        "[job]\nname = \"trembl-favor\"\n[data]\nformat = \"text\"\ntrain = \"/etc/hostname\"\n"
+        "length = 16\n[model]\nlayers = 1\nheads = 1\nwidth = 8\nmlp = 8\n";
     fill_latest(run, step);
     fill_attempts(run);
     fill_ranks(run, step);

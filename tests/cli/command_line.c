@@ -124,7 +124,7 @@ Test(command_line, mistakes_are_named)
 
 Test(command_line, verbs_of_the_contract_that_are_not_built_are_refused_by_name)
 {
-    const char *names[] = {"fork", "drill"};
+    const char *names[] = {"drill"};
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         cr_assert_null(verb_find(names[i]));

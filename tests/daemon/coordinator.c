@@ -1017,6 +1017,54 @@ Test(order, that_changed_the_weights_is_in_the_plan_of_the_next_attempt)
     stage_fini(&stage);
 }
 
+/* Its weights have met them; they are no orders of its own, and it tells of them at each start. */
+Test(fork, inherits_the_orders_of_its_ancestors)
+{
+    struct stage stage;
+    stage_init(&stage, 8, ":memory:");
+    stage_submit(&stage, 1, 3, NULL);
+    stage_act(&stage, "tick");
+    stage_act(&stage, "report");
+    uint64_t redraw = stage_act(&stage, "redraw")->order;
+    struct run_facts facts = stage_run(&stage)->facts;
+    for (uint64_t from = 1; from <= 2; from++) {
+        const struct fork_source fork = {.run = from,
+                                         .step = 30,
+                                         .bytes = 99,
+                                         .path = "/runs/r1/checkpoints/step-0000000030",
+                                         .runs_directory = "/runs"};
+        struct event event = {.kind = EVENT_SUBMIT};
+        event.submit =
+            (struct event_submit){.facts = &facts, .fork = &fork, .text = "t", .resolved = "t"};
+        cr_assert_eq(stage_send(&stage, event)->forked_step, 30);
+        cr_assert_eq(stage.decision.effects[0].fork_step, 30);
+        cr_assert_str_eq(stage.decision.effects[0].fork, fork.path);
+    }
+    stage_restart(&stage);
+    stage.run = 3;
+    cr_assert_eq(stage_run(&stage)->forked_from, 2);
+    cr_assert_eq(stage_run(&stage)->forked_step, 30);
+    cr_assert_eq(stage_run(&stage)->saved_step, 30);
+    for (int i = 0; i < 2; i++) stage_act(&stage, "tick");
+    cr_assert_eq(stage.decision.effects[0].fork_step, 30,
+                 "its attempts are told not to begin anew");
+
+    Performer__OrderApplied applied = PERFORMER__ORDER_APPLIED__INIT;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT, *notices[] = {&notice};
+    notice.what_case = PERFORMER__NOTICE__WHAT_ORDER_APPLIED;
+    notice.step = 7;
+    notice.order_applied = &applied;
+    for (applied.order = redraw; applied.order <= redraw + 1; applied.order++) {
+        Performer__Report report = stage_next_report(&stage, 0);
+        report.n_notices = 1;
+        report.notices = notices;
+        cr_assert_eq(stage_report(&stage, &report)->status, ST_OK);
+        cr_assert_eq(stage_noted(&stage, NOTE_ORDER_DISAGREED), applied.order != redraw);
+    }
+    cr_assert_eq(stage_run(&stage)->order_count, 0);
+    stage_fini(&stage);
+}
+
 /* It was applied and saved by an attempt that died before it told, and the run was cancelled meanwhile. */
 Test(order, that_was_dropped_and_met_all_the_same_is_applied)
 {

@@ -61,6 +61,7 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(a->facts.redraw_threshold != b->facts.redraw_threshold, "threshold");
     DIFFER(a->facts.features != b->facts.features, "features");
     DIFFER(a->facts.priority != b->facts.priority, "priority");
+    DIFFER(a->forked_from != b->forked_from || a->forked_step != b->forked_step, "fork");
     DIFFER(a->after_count != b->after_count, "number of runs that it comes after");
     for (size_t i = 0; i < a->after_count; i++) DIFFER(a->after[i] != b->after[i], "order of runs");
     DIFFER(a->facts.validates != b->facts.validates, "validation");

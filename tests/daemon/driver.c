@@ -138,6 +138,130 @@ Test(driver, job_files_that_are_missing_are_written_before_the_first_attempt)
     cr_assert_eq(workshop.starts, 1);
 }
 
+/* ---- forks ---- */
+
+/* r1 trains, and has told of a checkpoint of that step. */
+static void save_checkpoint(uint64_t step)
+{
+    char name[128];
+    Performer__Report report = PERFORMER__REPORT__INIT;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT, *notices[] = {&notice};
+    Performer__CheckpointSaved saved = PERFORMER__CHECKPOINT_SAVED__INIT;
+    Performer__Request request = PERFORMER__REQUEST__INIT;
+    snprintf(name, sizeof name, "state/runs/r1/checkpoints/step-%010d", (int)step);
+    cr_assert_eq(make_directories(scratch_path(&workshop.scratch, name), NULL), ST_OK);
+    saved.path = (char *)scratch_path(&workshop.scratch, name);
+    saved.bytes = 5;
+    notice.step = step;
+    notice.what_case = PERFORMER__NOTICE__WHAT_CHECKPOINT_SAVED;
+    notice.checkpoint_saved = &saved;
+    report.run = "r1";
+    report.attempt = 1;
+    report.nonce = workshop.order.nonce;
+    report.sequence = step / 10;
+    report.n_notices = 1;
+    report.notices = notices;
+    request.body_case = PERFORMER__REQUEST__BODY_REPORT;
+    request.report = &report;
+    Performer__Response *response = driver_answer(&workshop.driver, &workshop_caller, &request);
+    cr_assert_eq(response->status, ST_OK, "%s", response->text);
+    performer__response__free_unpacked(response, NULL);
+    strcat(name, "/MANIFEST");
+    scratch_write(&workshop.scratch, name, "whole");
+}
+
+static Performer__Response *submit_fork_as(const struct caller *caller, const char *of,
+                                           uint64_t step, const char *more, const char *key)
+{
+    Performer__Request request = PERFORMER__REQUEST__INIT;
+    Performer__Submit submit = PERFORMER__SUBMIT__INIT;
+    submit.text = submit.resolved = (char *)workshop_job("fork", 1, more);
+    submit.key = (char *)key;
+    submit.fork_of = (char *)of;
+    submit.fork_step = step;
+    request.body_case = PERFORMER__REQUEST__BODY_SUBMIT;
+    request.submit = &submit;
+    return driver_answer(&workshop.driver, caller, &request);
+}
+
+static Performer__Response *submit_fork(const char *of, uint64_t step, const char *more,
+                                        const char *key)
+{
+    return submit_fork_as(&workshop_caller, of, step, more, key);
+}
+
+static void remove_checkpoint(int step)
+{
+    char name[128];
+    snprintf(name, sizeof name, "state/runs/r1/checkpoints/step-%010d/MANIFEST", step);
+    cr_assert_eq(unlink(scratch_path(&workshop.scratch, name)), 0);
+    *strrchr(name, '/') = '\0';
+    cr_assert_eq(rmdir(scratch_path(&workshop.scratch, name)), 0);
+}
+
+Test(driver, a_fork_has_its_checkpoint_whatever_becomes_of_the_source)
+{
+    workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    save_checkpoint(10);
+    save_checkpoint(20);
+    for (int i = 0; i < 2; i++) {
+        Performer__Response *response = submit_fork("one", 0, "", "key");
+        cr_assert_eq(response->status, ST_OK, "%s", response->text);
+        cr_assert_str_eq(response->submitted->run, "r2");
+        cr_assert_eq(response->submitted->forked_step, 20, "the newest");
+        performer__response__free_unpacked(response, NULL);
+        if (i == 0) remove_checkpoint(20);
+    }
+    cr_assert_str_eq(state_file("r2/checkpoints/step-0000000020/MANIFEST"), "whole");
+    cr_assert_neq(access(scratch_path(&workshop.scratch, "state/runs/r2.fork"), F_OK), 0);
+
+    Performer__Response *response = submit_fork("r1", 10, "", "");
+    cr_assert_eq(response->submitted->forked_step, 10);
+    performer__response__free_unpacked(response, NULL);
+    response = submit_fork("r2", 20, "", "");
+    cr_assert_eq(response->status, ST_OK, "a fork can be forked at once: %s", response->text);
+    performer__response__free_unpacked(response, NULL);
+}
+
+Test(driver, a_fork_that_cannot_be_is_refused_and_leaves_nothing)
+{
+    workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    refused(submit_fork("r1", 0, "", ""), ST_REFUSED, "no good checkpoint to begin from");
+    save_checkpoint(10);
+    refused(submit_fork_as(&(struct caller){.user = "other"}, "r1", 0, "", ""), ST_NOT_PERMITTED,
+            "r1");
+    refused(submit_fork("r7", 0, "", ""), ST_NOT_FOUND, "no run `r7`");
+    refused(submit_fork("r1", 20, "", ""), ST_REFUSED, "no good checkpoint of step 20");
+    refused(submit_fork("r1", 0, "[attention]\nfeatures = 7\n", ""), ST_INVALID, "`features`");
+    refused(submit_fork("r1", 0, "[queue]\nafter = [\"r9\"]\n", ""), ST_NOT_FOUND, "r9");
+    remove_checkpoint(10);
+    refused(submit_fork("r1", 10, "", ""), ST_REFUSED, "not there any more");
+    cr_assert_eq(workshop.coordinator.run_count, 1);
+    cr_assert_neq(access(scratch_path(&workshop.scratch, "state/runs/r2.fork"), F_OK), 0);
+}
+
+/* The daemon died between the commit and its files, or before the commit. */
+Test(driver, what_a_fork_put_aside_is_taken_by_it_alone)
+{
+    workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    save_checkpoint(10);
+    performer__response__free_unpacked(submit_fork("r1", 0, "", ""), NULL);
+    cr_assert_eq(
+        rename(scratch_path(&workshop.scratch, "state/runs/r2/checkpoints/step-0000000010"),
+               scratch_path(&workshop.scratch, "state/runs/r2.fork")),
+        0);
+    scratch_mkdir(&workshop.scratch, "state/runs/r3.fork");
+    scratch_write(&workshop.scratch, "state/runs/r3.fork/MANIFEST", "of nobody");
+    workshop_restart(&workshop);
+    driver_tick(&workshop.driver);
+    cr_assert_str_eq(state_file("r2/checkpoints/step-0000000010/MANIFEST"), "whole");
+    cr_assert_eq(workshop_submit(&workshop, "three", 1), 3);
+    cr_assert_neq(access(scratch_path(&workshop.scratch, "state/runs/r3.fork"), F_OK), 0);
+}
+
 Test(driver, a_crash_leads_to_a_new_attempt_behind_a_new_fence)
 {
     uint64_t run = workshop_submit(&workshop, "one", 1);

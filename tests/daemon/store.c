@@ -709,6 +709,7 @@ Test(foreign, an_older_schema_is_brought_up_to_date, .init = make_database,
             "ALTER TABLE attempts DROP COLUMN progressed; ALTER TABLE attempts DROP COLUMN token;"
             "ALTER TABLE runs DROP COLUMN requeue_key;"
             "ALTER TABLE runs DROP COLUMN requeued_attempt;"
+            "ALTER TABLE runs DROP COLUMN forked_from; ALTER TABLE runs DROP COLUMN forked_step;"
             "ALTER TABLE attempts RENAME COLUMN counted TO crash;"
             "UPDATE attempts SET ended = 1, crash = 1, cause = 'LOST' WHERE run = 1 AND number = 1;"
             "UPDATE runs SET state = 'RESTARTING' WHERE number = 1; PRAGMA user_version = 1;"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs that wait, are paused, resumed and requeued: in which order they begin, and that none of it changes a bit.
+# Runs that wait, are paused, resumed, requeued and forked: in which order they begin, and that none of it changes a bit.
 . "$(dirname "$0")/harness.sh"
 
 proteins 400 "$work/proteins.fasta"
@@ -24,11 +24,11 @@ features = 48
 [redraw]
 every = 9
 [train]
-steps = 40
+steps = 120
 batch = 16
 micro_batch = 4
 [checkpoint]
-every = 1000
+every = 40
 TOML
 
 # refused CODE WORDS VERB...: the verb ends with that code and those words
@@ -59,7 +59,7 @@ refused 7 'max-ranks 4' submit "$work/job.toml" --set resources.ranks=4
 ctl wait "$then" --timeout 120 || fail "$then: $(field "$then" .state), $(reason "$then")"
 order=$(for run in "$plain" "$first" "$late" "$then"; do field "$run" .started_ms; done)
 [ "$order" = "$(sort -n <<<"$order")" ] || fail "begun in another order: $order"
-expected=$(weights "$plain" 40)
+expected=$(weights "$plain" 120)
 
 note "pause, a daemon that is killed, resume, requeue: the same bits"
 run=$(ctl submit "$work/job.toml" --parsable)
@@ -82,7 +82,7 @@ ctl resume "$run" | grep >/dev/null 'or runs' || fail "resume of what runs"
 ctl requeue "$run"
 ctl wait "$run" --timeout 120 || fail "requeued: $(field "$run" .state), $(reason "$run")"
 [ "$(field "$run" '.attempts | length')" -eq 3 ] || fail "$(field "$run" '.attempts | length') attempts"
-[ "$(weights "$run" 40)" = "$expected" ] || fail "paused, resumed, requeued: other weights"
+[ "$(weights "$run" 120)" = "$expected" ] || fail "paused, resumed, requeued: other weights"
 refused 7 SUCCEEDED requeue "$run"
 refused 7 SUCCEEDED pause "$run"
 
@@ -98,6 +98,34 @@ ctl kill "$run"
 reach_state "$run" CANCELLED
 ctl requeue "$run"
 ctl wait "$run" --timeout 120 || fail "requeued: $(field "$run" .state), $(reason "$run")"
-[ "$(weights "$run" 40)" = "$expected" ] || fail "cancelled, killed, requeued: other weights"
+[ "$(weights "$run" 120)" = "$expected" ] || fail "cancelled, killed, requeued: other weights"
+
+note "a fork goes on from another run's checkpoint, its orders included, and needs that run no more"
+run=$(ctl submit "$work/job.toml" --parsable)
+reach_step "$run" 2
+ctl redraw "$run" >/dev/null
+ctl wait "$run" --timeout 120 || fail "$run: $(field "$run" .state)"
+[ "$(field "$run" '[.orders[] | select(.state == "applied" and .step < 40)] | length')" -eq 1 ] || fail "no order before step 40"
+[ "$(weights "$run" 120)" != "$expected" ] || fail "the ordered redraw changed nothing"
+busy=$(ctl submit "$work/job.toml" --parsable --set train.steps=1000)
+reach_state "$busy" RUNNING
+fork=$(ctl fork "$run" --step 40 --parsable)
+rm -rf "$(field "$run" .directory)/checkpoints/step-0000000040"
+other=$(ctl fork "$run" --parsable --set train.steps=124 --set optimizer.lr=1e-5 --set job.name=other)
+ctl kill "$busy" >/dev/null
+ctl wait "$fork" --timeout 120 || fail "$fork: $(field "$fork" .state), $(reason "$fork")"
+[ "$(weights "$fork" 120)" = "$(weights "$run" 120)" ] || fail "a fork that changes nothing has other weights"
+[ "$(field "$fork" '[.name, .forked_from, .forked_step, .attempts[0].resumed_step] | join(" ")')" = "queue-fork $run 40 40" ] ||
+    fail "the fork is $(field "$fork" '[.name, .forked_from, .forked_step, .attempts[0].resumed_step]')"
+[ "$(ctl metrics "$fork" --name loss --json | jq -s 'map(.step) | [min, max] | join(" ")' -r)" = "41 120" ] || fail "metrics of other steps"
+! ctl events "$fork" | grep disagreed || fail "an order of the source is none of the fork's"
+ctl wait "$other" --timeout 120 || fail "$other: $(field "$other" .state), $(reason "$other")"
+[ "$(field "$other" '[.name, .attempts[0].resumed_step, .step] | join(" ")')" = "other 120 124" ] || fail "not from the newest checkpoint"
+refused 3 'cannot change `width` in \[model\], which is 96, to 64' fork "$run" --set model.width=64
+refused 3 'steps' fork "$run" --set train.steps=120
+refused 3 'did you mean' fork "$run" --set model.widht=64
+refused 7 'no good checkpoint of step 7' fork "$run" --step 7
+refused 7 'not there' fork "$run" --step 40
+refused 4 r99 fork r99
 
 note "passed"

@@ -95,7 +95,9 @@ struct vault {
     uint64_t run;
     size_t count;
     struct checkpoint_state *states[CHECKPOINTS_MAX];
-    bool deadly[CHECKPOINTS_MAX]; /* whoever resumes from it dies of it */
+    bool deadly[CHECKPOINTS_MAX];   /* whoever resumes from it dies of it */
+    bool held_one;                  /* ever */
+    struct checkpoint_state *aside; /* a fork's, before it has its place */
 };
 
 static struct gang *gangs;
@@ -166,8 +168,63 @@ static void vault_put(struct vault *vault, const struct checkpoint_state *state)
     memmove(vault->deadly + place + 1, vault->deadly + place,
             (vault->count - place) * sizeof vault->deadly[0]);
     vault->count++;
+    vault->held_one = true;
     vault->states[place] = world_copy(state, sizeof *state);
     vault->deadly[place] = world_strikes(world.weather.checkpoint_deadly);
+}
+
+/* ---- the checkpoint that a fork begins from, as daemon/fork.c does it ---- */
+
+enum status __wrap_fork_stage(const char *checkpoint, const char *run_directory,
+                              struct fault *fault);
+enum status __wrap_fork_settle(const char *run_directory, uint64_t step, struct fault *fault);
+void __wrap_fork_discard(const char *run_directory);
+
+static struct vault *vault_in(const char *run_directory)
+{
+    return vault_of(strtoull(strrchr(run_directory, '/') + 2, NULL, 10));
+}
+
+/* The daemon lives, and there is room on the disk. */
+static enum status may_write(struct fault *fault)
+{
+    if (!world_reach_out()) return fault_set(fault, ST_IO, "nobody is there to write");
+    return world.disk_full ? fault_set(fault, ST_NO_SPACE, "no space") : ST_OK;
+}
+
+enum status __wrap_fork_stage(const char *checkpoint, const char *run_directory,
+                              struct fault *fault)
+{
+    uint64_t run, step;
+    if (sscanf(checkpoint, "runs/r%" SCNu64 "/checkpoints/step-%" SCNu64, &run, &step) != 2)
+        world_violation("%s is no checkpoint", checkpoint);
+    enum status status = may_write(fault);
+    if (status != ST_OK) return status;
+    const struct vault *source = vault_of(run);
+    for (size_t i = 0; i < source->count; i++) {
+        if (source->states[i]->step != step) continue;
+        vault_in(run_directory)->aside = world_copy(source->states[i], sizeof *source->states[i]);
+        return ST_OK;
+    }
+    return fault_set(fault, ST_REFUSED, "%s is not there any more", checkpoint);
+}
+
+enum status __wrap_fork_settle(const char *run_directory, uint64_t step, struct fault *fault)
+{
+    struct vault *vault = vault_in(run_directory);
+    if (!vault->aside) return ST_OK;
+    if (vault->aside->step != step)
+        world_violation("%s: another checkpoint was put aside", run_directory);
+    enum status status = may_write(fault);
+    if (status != ST_OK) return status;
+    vault_put(vault, vault->aside);
+    vault->aside = NULL;
+    return ST_OK;
+}
+
+void __wrap_fork_discard(const char *run_directory)
+{
+    if (world_reach_out()) vault_in(run_directory)->aside = NULL;
 }
 
 /* ---- what a rank tells ---- */
@@ -224,7 +281,7 @@ static void tell_redrawn(struct rank *rank, uint64_t step, uint64_t order)
 
 static void checkpoint_path(const struct gang *gang, uint64_t step, char *path, size_t size)
 {
-    snprintf(path, size, "r%" PRIu64 "/checkpoints/step-%010" PRIu64, gang->run, step);
+    snprintf(path, size, "runs/r%" PRIu64 "/checkpoints/step-%010" PRIu64, gang->run, step);
 }
 
 static void tell_saved(struct rank *rank, uint64_t step)
@@ -756,6 +813,11 @@ static void gang_trains(struct gang *gang)
     for (uint32_t r = 0; r < gang->rank_count; r++) rank_begins(gang, r);
     bool deadly = resume(gang);
     ledger_trains(gang->run, gang->attempt, gang->state->step);
+    ledger_forks(gang->run, gang->plan->first_step, vault_of(gang->run)->held_one);
+    if (gang->state->step < gang->plan->first_step) {
+        gang_closes(gang, ST_INVALID, false); /* it does not begin anew */
+        return;
+    }
     world_trace("r%" PRIu64 " attempt %" PRIu32 ": %" PRIu32 " ranks train from step %" PRIu64,
                 gang->run, gang->attempt, gang->rank_count, gang->state->step);
     for (uint32_t r = 0; r < gang->rank_count; r++) {

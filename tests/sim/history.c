@@ -79,6 +79,7 @@ static void draw_weather(struct weather *weather)
         .sync_fails = draw(30),
         .clock_jumps = draw(30),
         .act = draw(800),
+        .fork = draw(100),
     };
 }
 
@@ -132,6 +133,7 @@ static void storm_blows(void *what, uint64_t stamp)
     if (!world.disk_lies && world_strikes(weather->power_fails))
         host_lose_power(chance_between(&world.chance, 50, AWAY_MS_MAX));
     if (world_strikes(weather->act)) people_strike_act();
+    if (world_strikes(weather->fork)) people_strike_fork();
     world_in(chance_between(&world.chance, 500, 1500), storm_blows, what, stamp);
 }
 

@@ -224,6 +224,7 @@ static Performer__Response *ask_driver(const struct request *request, Performer_
     case REQUEST_SUBMIT:
         submit.text = submit.resolved = request->job->resolved;
         submit.key = (char *)request->key;
+        if (request->fork_of) submit.fork_of = (char *)request->fork_of;
         message.body_case = PERFORMER__REQUEST__BODY_SUBMIT;
         message.submit = &submit;
         break;

@@ -23,9 +23,10 @@ struct run_entry {
     enum run_state state;
     enum stop stop;
     char requeue_key[RUN_KEY_MAX + 1]; /* of the newest */
-    bool requeued;                     /* by the decision under way */
-    uint32_t requeued_attempt;         /* it and those before it count no more */
-    uint32_t spent[BUDGET_COUNT];      /* attempts that must have been counted */
+    uint64_t forked_from, forked_step;
+    bool requeued;                /* by the decision under way */
+    uint32_t requeued_attempt;    /* it and those before it count no more */
+    uint32_t spent[BUDGET_COUNT]; /* attempts that must have been counted */
     uint32_t fruitless; /* of those, the last ones in a row that saved no checkpoint further on */
     uint64_t saved_step;
     bool progressed;     /* the attempt in force did */
@@ -108,6 +109,14 @@ static void see_submitted(uint64_t number, const char *key, const struct run_fac
     run->state = RUN_QUEUED;
     run->resumed[0] = run->resumed[1] = UINT64_MAX;
     text_copy(run->key, sizeof run->key, key);
+}
+
+static void see_forked(uint64_t number, uint64_t from, uint64_t step)
+{
+    if (from >= number || (from == 0) != (step == 0))
+        world_violation("r%" PRIu64 " is forked from r%" PRIu64, number, from);
+    run_entry(number)->forked_from = from;
+    run_entry(number)->forked_step = step;
 }
 
 static void see_state(uint64_t number, enum run_state to)
@@ -269,6 +278,8 @@ static void see_record(const struct record *record)
     switch (record->kind) {
     case RECORD_RUN_SUBMITTED:
         see_submitted(record->run, record->run_submitted.key, record->run_submitted.facts);
+        see_forked(record->run, record->run_submitted.forked_from,
+                   record->run_submitted.forked_step);
         break;
     case RECORD_RUN_MOVED:
         see_state(record->run, record->run_moved.to);
@@ -451,7 +462,7 @@ static void note_taken(struct run_entry *run, const Performer__Report *report)
         const Performer__Notice *notice = report->notices[i];
         if (notice->what_case != PERFORMER__NOTICE__WHAT_ORDER_APPLIED) continue;
         const struct order_entry *order = order_entry(notice->order_applied->order);
-        if (order->state == ORDER_PENDING)
+        if (order->state == ORDER_PENDING && order->run == run_number(report->run))
             world_violation("that order %" PRIu64 " was applied was told, and is not known",
                             notice->order_applied->order);
     }
@@ -535,7 +546,10 @@ void ledger_buried(struct coordinator *coordinator)
 static void reconcile_run(const struct run *known)
 {
     struct run_entry *run = run_entry(known->number);
-    if (!run->there) see_submitted(known->number, known->key, &known->facts);
+    if (!run->there) {
+        see_submitted(known->number, known->key, &known->facts);
+        see_forked(known->number, known->forked_from, known->forked_step);
+    }
     run->stop = known->stop;
     if (strcmp(known->requeue_key, run->requeue_key) != 0)
         see_requeued(known->number, known->requeued_attempt, known->requeue_key);
@@ -636,6 +650,12 @@ void ledger_restarted(const struct coordinator *coordinator, struct store *store
 }
 
 /* Signals are for who was to be killed, and for attempts that a newer one replaces. */
+void ledger_forks(uint64_t run, uint64_t first_step, bool has_checkpoint)
+{
+    if (first_step != run_entry(run)->forked_step || (first_step > 0 && !has_checkpoint))
+        world_violation("r%" PRIu64 ": a fork has not the checkpoint that it begins from", run);
+}
+
 void ledger_signalled(const char *attempt_directory, int signal)
 {
     uint32_t attempt = (uint32_t)strtoul(strrchr(attempt_directory, '-') + 1, NULL, 10);
@@ -693,6 +713,13 @@ bool ledger_all_final(void)
     return true;
 }
 
+static bool is_inherited(uint64_t number, uint64_t from)
+{
+    do number = run_entry(number)->forked_from;
+    while (number != 0 && number != from);
+    return number != 0 && number == from;
+}
+
 /* The redraws that the weights of a run have met are those that were told. */
 static void check_weights(uint64_t number)
 {
@@ -708,6 +735,7 @@ static void check_weights(uint64_t number)
                 world_violation("r%" PRIu64 ": order %" PRIu64 " was applied twice", number,
                                 applied->id);
         const struct order_entry *order = order_entry(applied->id);
+        if (is_inherited(number, order->run)) continue;
         if (order->state == ORDER_APPLIED && order->step == applied->step)
             met++;
         else

@@ -22,6 +22,7 @@
  *
  *  10. no run begins before all that it comes after have succeeded, nor before its turn: of those that may begin, the
  *      one of the highest priority, then the earliest; and never do attempts hold more ranks than there are
+ *  11. a fork has the checkpoint that it begins from, whatever becomes of the run that this was of
  *
  * besides what coordinator_check says after every decision.
  */
@@ -52,6 +53,8 @@ void ledger_trains(uint64_t run, uint32_t attempt, uint64_t step);
 void ledger_saved(uint64_t run, uint32_t attempt);
 /* It was asked to end since that rank stands still; in truth it moves, or does not. */
 void ledger_rescued(uint64_t run, uint32_t attempt, uint32_t rank, bool moves);
+/* An attempt begins; whether its run has, or had, a checkpoint. */
+void ledger_forks(uint64_t run, uint64_t first_step, bool has_checkpoint);
 void ledger_signalled(const char *attempt_directory, int signal);
 
 /* Every run that there is has ended. */

@@ -28,6 +28,7 @@ struct request {
     /* submit */
     const struct job *job;
     const char *key;
+    const char *fork_of; /* NULL: it begins anew */
     /* act */
     const char *run;
     Performer__Action action; /* `key` of a requeue too */

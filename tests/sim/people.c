@@ -12,19 +12,20 @@ enum {
     PATIENCE_MS = 5000,
     ACT_TRIES_MAX = 3,
     COME_BY_MS = 10000,
+    FORKS_MAX = 4,
 };
 
 /* What somebody wants, until it is answered or he gives up. */
 struct errand {
     struct request request;
     char text[32]; /* the key of a submit, or the run */
-    char key[32];  /* of a requeue */
+    char key[32];  /* of a requeue or a fork */
     int tries_left;
     bool done;
 };
 
 static struct errand *submits[PEOPLE_MAX];
-static uint64_t submit_count, act_count;
+static uint64_t submit_count, act_count, fork_count;
 
 static void give_up_or_again(void *what, uint64_t number);
 
@@ -60,7 +61,7 @@ static void begin_submit(void *what, uint64_t stamp)
 
 void people_begin(void)
 {
-    act_count = 0;
+    act_count = fork_count = 0;
     submit_count = chance_between(&world.chance, 1, PEOPLE_MAX);
     for (uint64_t i = 0; i < submit_count; i++) {
         struct errand *errand = world_memory(sizeof *errand);
@@ -104,6 +105,24 @@ static void resume_paused(void *what, uint64_t stamp)
 void people_resume_paused(void)
 {
     resume_paused(NULL, 0);
+}
+
+/* From the newest checkpoint of some run, with the job as it is. */
+void people_strike_fork(void)
+{
+    if (ledger_run_count() == 0 || fork_count == FORKS_MAX) return;
+    struct errand *errand = world_memory(sizeof *errand);
+    uint64_t source = ledger_any_run();
+    snprintf(errand->text, sizeof errand->text, "r%" PRIu64, source);
+    snprintf(errand->key, sizeof errand->key, "fork-%" PRIu64, ++fork_count);
+    errand->tries_left = (int)chance_below(&world.chance, ACT_TRIES_MAX);
+    errand->request = (struct request){.kind = REQUEST_SUBMIT,
+                                       .job = ledger_job(source),
+                                       .key = errand->key,
+                                       .fork_of = errand->text,
+                                       .who = errand,
+                                       .answered = answered};
+    ask(errand);
 }
 
 void people_strike_act(void)

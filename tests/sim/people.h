@@ -11,6 +11,9 @@ void people_begin(void);
 /* Somebody asks for a redraw, a checkpoint, an end. */
 void people_strike_act(void);
 
+/* Somebody forks a run. */
+void people_strike_fork(void);
+
 /* In the calm: somebody comes by now and then and resumes what is paused. */
 void people_resume_paused(void);
 

@@ -145,6 +145,11 @@ static void decide_in_line(const struct coordinator *coordinator, const struct e
     __real_coordinator_decide(coordinator, &changed, decision);
 }
 
+static void leave_checkpoint(struct decision *decision)
+{
+    for (size_t i = 0; i < decision->effect_count; i++) decision->effects[i].fork = NULL;
+}
+
 static void keep_stops(struct decision *decision)
 {
     size_t kept = 0;
@@ -208,6 +213,7 @@ void product_decide(const struct coordinator *coordinator, const struct event *e
     default:
         __real_coordinator_decide(coordinator, event, decision);
     }
+    if (planted == PLANT_FORK) leave_checkpoint(decision);
     if (planted == PLANT_HOLD) keep_stops(decision);
     if (planted == PLANT_RETRY) forget_orders(coordinator, event, decision);
     if (planted == PLANT_FINAL) cancel_succeeded(coordinator, event, decision);

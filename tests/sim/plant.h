@@ -25,6 +25,7 @@
     P(PLANT_KEY, "key", "a submit that comes again makes a run again")                   \
     P(PLANT_HOLD, "hold", "a run that is paused keeps the order to stop")                \
     P(PLANT_REQUEUE, "requeue", "a requeue that comes again is one more")                \
+    P(PLANT_FORK, "fork", "a fork leaves its checkpoint with the source")                \
     P(PLANT_AFTER, "after", "a run waits for none of those that it comes after")         \
     P(PLANT_PRIORITY, "priority", "all runs have the same priority")                     \
     P(PLANT_PROGRESS, "progress", "every attempt is taken for one that progressed")      \

@@ -24,7 +24,7 @@ struct weather {
     /* and each second */
     unsigned rank_dies, rank_hangs, rank_fails, launcher_dies;
     unsigned daemon_dies, power_fails, disk_fills, sync_fails, clock_jumps;
-    unsigned act;
+    unsigned act, fork;
 };
 
 struct world {

@@ -44,6 +44,22 @@ ordered=$(weights ordered)
 state=$work/ordered/checkpoints/step-0000000040/state.json
 [ "$(jq -c '[.draw, (.applied | length)]' "$state")" = "[7,2]" ] || fail "$(cat "$state")"
 
+# ---- a fork goes on from the checkpoint that it was given, with a best of its own, and never begins anew
+run forked
+mkdir "$work/forked/checkpoints"
+cp -r "$work/reference/checkpoints/step-0000000020" "$work/forked/checkpoints/"
+FIRST_STEP=20 "$write_plan" "$work/forked" 1 nonce-1 2
+ends 0 attempt forked 1 2
+grep -q "resumes at step 20" "$work/forked/attempt-1/rank-0.log" || fail "the fork began elsewhere"
+[ "$(weights forked)" = "$expected" ] || fail "other weights of a fork that changes nothing"
+rm -r "$work/forked/checkpoints"
+FIRST_STEP=20 "$write_plan" "$work/forked" 2 nonce-2 2
+ends 65 attempt forked 2 2
+for rank in 0 1; do
+    [ "$(end_of forked/attempt-2 $rank .status)" = invalid ] || fail "rank $rank: $(cat "$work/forked/attempt-2/rank-$rank.end.json")"
+    end_of forked/attempt-2 $rank .text | grep -q "does not begin anew" || fail "rank $rank does not say why"
+done
+
 # ---- what the checkpoint holds of orders and the plan does not know is told again: order 102 after step 23
 "$write_plan" "$work/ordered" 2 nonce-2 2 12
 ends 0 attempt ordered 2 2

@@ -2,7 +2,7 @@
  * Writes the plan of an attempt as a daemon would, and the fence.
  *
  * usage: write_plan RUN_DIRECTORY ATTEMPT NONCE RANKS [REDRAW_STEP...]; the redraws get the ids 101, 102, ...; the
- * checkpoint of step $SET_ASIDE, where that is set, is to be passed over
+ * checkpoint of step $SET_ASIDE, where that is set, is to be passed over, and the run began from one of step $FIRST_STEP
  */
 
 #include <stdio.h>
@@ -48,6 +48,9 @@ int main(int argc, char **argv)
     uint64_t aside_step = aside ? strtoull(aside, NULL, 10) : 0;
     plan.n_set_aside = aside ? 1 : 0;
     plan.set_aside = &aside_step;
+
+    const char *first_step = getenv("FIRST_STEP");
+    if (first_step) plan.first_step = strtoull(first_step, NULL, 10);
 
     uint8_t bytes[8192];
     if (performer__plan__get_packed_size(&plan) > sizeof bytes) return EXIT_FAILURE;
