@@ -1,6 +1,7 @@
 #include "daemon/evidence.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@ struct rank_end {
 struct launcher_exit {
     bool known;
     int exit_code, signal;
+    int64_t oom_kills; /* by the kernel while it ran */
 };
 
 /* What mpirun says about the first rank that failed. */
@@ -95,8 +97,10 @@ static struct launcher_exit read_exit(const char *directory)
 {
     struct launcher_exit found = {.exit_code = -1};
     json_t *object = read_json(directory, "exit.json");
-    found.known = object && json_unpack(object, "{s:i, s:i}", "exit_code", &found.exit_code,
-                                        "signal", &found.signal) == 0;
+    json_int_t oom_kills = 0;
+    found.known = object && json_unpack(object, "{s:i, s:i, s?I}", "exit_code", &found.exit_code,
+                                        "signal", &found.signal, "oom_kills", &oom_kills) == 0;
+    found.oom_kills = oom_kills;
     json_decref(object);
     return found;
 }
@@ -195,6 +199,8 @@ static enum attempt_cause cause_of_status(int status)
         return CAUSE_BAD_DATA;
     case ST_DIVERGED:
         return CAUSE_DIVERGED;
+    case ST_NO_MEMORY:
+        return CAUSE_OUT_OF_MEMORY;
     case ST_INVALID:
     case ST_UNSUPPORTED:
     case ST_NOT_FOUND:
@@ -223,12 +229,17 @@ static void conclude_from_rank(const struct rank_end *end, struct evidence *evid
              end->text[0] ? end->text : status_text((enum status)end->status));
 }
 
-static void conclude_from_notice(const struct notice *notice, struct evidence *evidence)
+static void conclude_from_notice(const struct findings *findings, struct evidence *evidence)
 {
+    const struct notice *notice = &findings->notice;
     evidence->first_rank = notice->rank;
     evidence->signal = notice->signal;
     snprintf(evidence->host, sizeof evidence->host, "%s", notice->host);
-    if (notice->signal != 0)
+    if (notice->signal == SIGKILL && findings->exit.oom_kills > 0)
+        conclude(evidence, CAUSE_OUT_OF_MEMORY,
+                 "rank %d was killed on %s, where the kernel had no memory left", notice->rank,
+                 notice->host);
+    else if (notice->signal != 0)
         conclude(evidence, CAUSE_CRASH, "rank %d was ended by signal %d (%s) on %s", notice->rank,
                  notice->signal, strsignal(notice->signal), notice->host);
     else
@@ -272,7 +283,7 @@ static void judge(const struct findings *findings, struct evidence *evidence)
         conclude(evidence, CAUSE_LAUNCH_FAILED, "%s: see launcher.log",
                  attempt_cause_words(CAUSE_LAUNCH_FAILED));
     } else if (findings->notice.rank >= 0) {
-        conclude_from_notice(&findings->notice, evidence);
+        conclude_from_notice(findings, evidence);
     } else if (findings->failed) {
         conclude_from_rank(&findings->first, evidence);
     } else {

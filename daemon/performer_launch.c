@@ -51,8 +51,9 @@ struct launch {
 
 /* How the command ended, as exit.json tells it. */
 struct ending {
-    int exit_code; /* 128 + signal where a signal ended it */
-    int signal;    /* 0: none */
+    int exit_code;      /* 128 + signal where a signal ended it */
+    int signal;         /* 0: none */
+    uint64_t oom_kills; /* by the kernel, meanwhile, in this memory cgroup */
 };
 
 static bool launch_parse(int argc, char **argv, struct launch *launch)
@@ -130,9 +131,10 @@ static enum status write_exit(const struct launch *launch, const struct ending *
                               struct fault *fault)
 {
     return write_json(launch, "exit.json",
-                      json_pack("{s:i, s:i, s:I, s:s}", "exit_code", ending->exit_code, "signal",
-                                ending->signal, "time_ms", (json_int_t)wall_ms(), "nonce",
-                                launch->nonce),
+                      json_pack("{s:i, s:i, s:I, s:I, s:s}", "exit_code", ending->exit_code,
+                                "signal", ending->signal, "oom_kills",
+                                (json_int_t)ending->oom_kills, "time_ms", (json_int_t)wall_ms(),
+                                "nonce", launch->nonce),
                       fault);
 }
 
@@ -168,8 +170,9 @@ static _Noreturn void run_command(const struct launch *launch, pid_t parent, con
 static struct ending ending_from_wait(int wait_status)
 {
     if (WIFSIGNALED(wait_status))
-        return (struct ending){128 + WTERMSIG(wait_status), WTERMSIG(wait_status)};
-    return (struct ending){WEXITSTATUS(wait_status), 0};
+        return (struct ending){.exit_code = 128 + WTERMSIG(wait_status),
+                               .signal = WTERMSIG(wait_status)};
+    return (struct ending){.exit_code = WEXITSTATUS(wait_status)};
 }
 
 /* Reaps whoever is dead. True once `pid` was among them. */
@@ -256,12 +259,14 @@ static enum status run(const struct launch *launch, struct ending *ending, struc
     sigaddset(&signals, SIGCHLD);
     sigprocmask(SIG_BLOCK, &signals, &before);
 
+    const uint64_t oom_kills = process_oom_kills();
     pid_t self = getpid(), pid = fork();
     if (pid < 0) return fault_errno(fault, errno, "could not make a process");
     if (pid == 0) run_command(launch, self, &before);
 
     *ending = attend(launch, pid, &signals);
     end_orphans();
+    ending->oom_kills = process_oom_kills() - oom_kills;
     return ST_OK;
 }
 

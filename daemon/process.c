@@ -87,6 +87,44 @@ bool process_of_another_boot(const struct process *process)
     return read_boot_id(boot_id, sizeof boot_id) && strcmp(boot_id, process->boot_id) != 0;
 }
 
+/* Of a file of lines NAME NUMBER; 0: it has no such line. */
+static uint64_t read_count(const char *path, const char *name)
+{
+    char text[1024];
+    if (read_proc(path, text, sizeof text) <= 0) return 0;
+    const size_t length = strlen(name);
+    for (const char *line = text; line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (strncmp(line, name, length) == 0 && line[length] == ' ')
+            return strtoull(line + length, NULL, 10);
+    }
+    return 0;
+}
+
+/* A line of /proc/self/cgroup is ID:CONTROLLERS:PATH; that of version 2 names no controllers. */
+static uint64_t oom_kills_of(char *line)
+{
+    char path[4096 + 64], *controllers = strchr(line, ':');
+    char *group = controllers ? strchr(controllers + 1, ':') : NULL;
+    if (!group) return 0;
+    *group++ = '\0';
+    const bool first = strcmp(controllers + 1, "memory") == 0;
+    if (!first && controllers[1] != '\0') return 0;
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s%s/%s", first ? "/memory" : "", group,
+             first ? "memory.oom_control" : "memory.events");
+    return read_count(path, "oom_kill");
+}
+
+uint64_t process_oom_kills(void)
+{
+    char text[4096], *rest = NULL;
+    uint64_t kills = 0;
+    if (read_proc("/proc/self/cgroup", text, sizeof text) <= 0) return 0;
+    for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+        kills += oom_kills_of(line);
+    return kills;
+}
+
 /* Told of every process there is; true counts it. */
 typedef bool process_visitor(void *context, pid_t pid, const struct stat_line *line);
 

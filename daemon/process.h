@@ -33,6 +33,9 @@ bool process_is_alive(const struct process *process);
 /* The machine has been started anew since. */
 bool process_of_another_boot(const struct process *process);
 
+/* How many processes of this one's memory cgroup the kernel has killed for want of memory; 0 where it does not say. */
+uint64_t process_oom_kills(void);
+
 /* Sends `signal` to the children of `parent`. Returns how many there are. */
 int process_signal_children(pid_t parent, int signal);
 

@@ -127,6 +127,20 @@ Test(evidence, the_earliest_fault_of_a_rank_is_the_cause)
     cr_assert_eq(found.step, 8);
 }
 
+/* A SIGKILL alone says nothing of memory; the kernel's count of such ends does. */
+Test(evidence, a_rank_killed_for_want_of_memory)
+{
+    scratch_write(&attempt, "exit.json", "{\"exit_code\":137,\"signal\":0,\"oom_kills\":1}");
+    scratch_write(&attempt, "launcher.log",
+                  "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 "
+                  "(Killed).\n");
+    judge(2);
+    cause_is(CAUSE_OUT_OF_MEMORY);
+    cr_assert_eq(found.first_rank, 1);
+    cr_assert_eq(found.signal, 9);
+    cr_assert_str_eq(found.text, "rank 1 was killed on vm, where the kernel had no memory left");
+}
+
 Test(evidence, causes_of_statuses)
 {
     static const struct {
@@ -136,7 +150,7 @@ Test(evidence, causes_of_statuses)
         {ST_BAD_DATA, CAUSE_BAD_DATA}, {ST_DIVERGED, CAUSE_DIVERGED},
         {ST_INVALID, CAUSE_BAD_JOB},   {ST_UNSUPPORTED, CAUSE_BAD_JOB},
         {ST_NOT_FOUND, CAUSE_BAD_JOB}, {ST_IO, CAUSE_CRASH},
-        {ST_NO_SPACE, CAUSE_CRASH},    {ST_NO_MEMORY, CAUSE_CRASH},
+        {ST_NO_SPACE, CAUSE_CRASH},    {ST_NO_MEMORY, CAUSE_OUT_OF_MEMORY},
         {ST_COLLECTIVE, CAUSE_CRASH},  {ST_FENCED, CAUSE_CRASH},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {

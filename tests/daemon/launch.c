@@ -255,6 +255,35 @@ Test(launch, a_rank_that_stands_still_is_looked_at_and_asked_to_end)
     cr_assert_str_empty(scratch_read(&run, "attempt-1/rank-4.log"));
 }
 
+/* In a memory cgroup of 16 MiB, where one can be made: the kernel kills the command, and exit.json says that it did. */
+Test(launch, a_command_that_the_kernel_kills_for_want_of_memory_is_counted)
+{
+    static const char make[] =
+        "group=/sys/fs/cgroup/memory/performer-launch-test-$$ && mkdir $group && "
+        "echo 16777216 >$group/memory.limit_in_bytes && "
+        "echo $PPID >$group/cgroup.procs && echo $group";
+    char group[128] = "";
+    pid_t pid = fork();
+    if (pid == 0) {
+        FILE *made = popen(make, "r");
+        FILE *name = fopen("group", "w");
+        bool there = made && name && fgets(group, sizeof group, made) && fputs(group, name) >= 0;
+        if (name) fclose(name);
+        if (!there || pclose(made) != 0) _exit(77);
+        execl(PERFORMER_LAUNCH, "performer-launch", scratch_path(&run, "attempt-1"), nonce, "--",
+              "sh", "-c", "head -c 200000000 /dev/zero | tail -c 200000000", NULL);
+        _exit(99);
+    }
+    int code = end_of(pid);
+    FILE *name = fopen("group", "r");
+    if (name && fgets(group, sizeof group, name)) rmdir(strtok(group, "\n"));
+    if (name) fclose(name);
+    unlink("group");
+    if (code == 77) return; /* no such cgroups here, or not ours to make */
+    cr_assert_eq(code, 128 + 9);
+    cr_assert_geq(number_of("attempt-1/exit.json", "oom_kills"), 1);
+}
+
 Test(launch, a_directory_that_is_not_there)
 {
     pid_t pid = fork();
