@@ -187,7 +187,7 @@ static void end_attempt(const struct scene *scene, const struct evidence *eviden
     const struct run *run = scene->run;
     struct evidence *clean = evidence_clean(scene->decision, evidence);
     enum attempt_cause cause = cause_in_context(run, evidence->cause);
-    if (cause == CAUSE_HANG) blame_stalled(run, clean);
+    if (run->attempt.stalled_rank >= 0 && cause == CAUSE_HANG) blame_stalled(run, clean);
     const char *text = clean->text[0] != '\0' ? clean->text : attempt_cause_words(cause);
     struct record_attempt_ended ended = end_counted(
         run, cause,
