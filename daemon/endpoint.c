@@ -304,8 +304,8 @@ static void exchange_moved(void *argument)
 {
     struct exchange *exchange = argument;
     int error = nng_aio_result(exchange->aio);
-    if (atomic_load(&exchange->endpoint->closing)) {
-        if (error != 0 && exchange->sending) nng_msg_free(nng_aio_get_msg(exchange->aio));
+    if (atomic_load(&exchange->endpoint->closing)) { /* the message is ours, come or not gone */
+        if ((error != 0) == exchange->sending) nng_msg_free(nng_aio_get_msg(exchange->aio));
     } else if (exchange->sending) {
         exchange_sent(exchange, error);
     } else if (error != 0) {
