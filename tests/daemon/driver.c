@@ -236,6 +236,9 @@ Test(driver, a_fork_that_cannot_be_is_refused_and_leaves_nothing)
     refused(submit_fork("r1", 20, "", ""), ST_REFUSED, "no good checkpoint of step 20");
     refused(submit_fork("r1", 0, "[attention]\nfeatures = 7\n", ""), ST_INVALID, "`features`");
     refused(submit_fork("r1", 0, "[queue]\nafter = [\"r9\"]\n", ""), ST_NOT_FOUND, "r9");
+    scratch_mkdir(&workshop.scratch, "state/runs/r1/checkpoints/step-0000000010/in-the-way");
+    refused(submit_fork("r1", 10, "", ""), ST_NOT_PERMITTED, "hard link to its in-the-way");
+    rmdir(scratch_path(&workshop.scratch, "state/runs/r1/checkpoints/step-0000000010/in-the-way"));
     remove_checkpoint(10);
     refused(submit_fork("r1", 10, "", ""), ST_REFUSED, "not there any more");
     cr_assert_eq(workshop.coordinator.run_count, 1);

@@ -591,6 +591,7 @@ Test(disk, a_failed_sync_ends_all_writing, .init = make_directory, .fini = remov
     cr_assert_eq(store_commit(stage.store, "test", &noted, 1, &fault), ST_IO);
     sync_fails = false;
     cr_assert_eq(store_commit(stage.store, "test", &noted, 1, &fault), ST_IO, "nobody knows");
+    cr_assert_eq(store_writable(stage.store, &fault), ST_IO);
     cr_assert_not_null(strstr(fault.text, "start performerd anew"));
     cr_assert_eq(events_of(stage.store), before, "reading goes on");
     stage_fini(&stage);
