@@ -92,7 +92,8 @@ uint32_t coordinator_ranks_in_use(const struct coordinator *coordinator)
 {
     uint32_t ranks = 0;
     for (size_t i = 0; i < coordinator->run_count; i++)
-        if (run_attempt_lives(coordinator->runs[i])) ranks += coordinator->runs[i]->facts.ranks;
+        if (run_attempt_lives(coordinator->runs[i]))
+            ranks += run_ranks_here(&coordinator->runs[i]->facts);
     return ranks;
 }
 
@@ -188,7 +189,7 @@ static bool restart_due(const struct scene *scene)
         known.run = scene->coordinator->runs[i];
         if (known.run->state != RUN_RESTARTING || known.run->due_ms > scene->event->now_ms)
             continue;
-        if (known.run->facts.ranks > ranks) continue;
+        if (run_ranks_here(&known.run->facts) > ranks) continue;
         plan_attempt(&known);
         return true;
     }
@@ -238,6 +239,8 @@ void coordinator_reason(const struct coordinator *coordinator, const struct run 
                  run->attempt.number + 1, (run->due_ms - now_ms + 999) / 1000);
     else if (run->state == RUN_QUEUED || run->state == RUN_RESTARTING)
         queue_reason(coordinator, run, text, size);
+    else if (run->state == RUN_STARTING && run->waits[0] != '\0')
+        snprintf(text, size, "attempt %" PRIu32 ", %s", run->attempt.number, run->waits);
     else
         text_copy(text, size, run->reason);
 }

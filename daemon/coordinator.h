@@ -45,6 +45,7 @@ enum {
  *   attempt_ended  it has ended, and how; spooled reports of the attempt are handed in before
  *   adopted        after a restart of the daemon the launcher was found alive
  *   unlaunched     after a restart nothing says that the launcher ever ran; costs no budget
+ *   waits          its attempt is in a queue, where no rank can be heard, or has just left it
  *   tick           time has passed; decides one thing: tick again while there are records
  */
 #define EVENTS(E)                         \
@@ -56,6 +57,7 @@ enum {
     E(EVENT_ATTEMPT_ENDED, attempt_ended) \
     E(EVENT_ADOPTED, adopted)             \
     E(EVENT_UNLAUNCHED, unlaunched)       \
+    E(EVENT_WAITS, waits)                 \
     E(EVENT_TICK, tick)
 
 #define EVENT_ENUM(enumerator, tag) enumerator,
@@ -120,6 +122,12 @@ struct event_adopted {
 struct event_unlaunched {
     uint64_t run;
     uint32_t attempt;
+};
+
+struct event_waits {
+    uint64_t run;
+    uint32_t attempt;
+    const char *words; /* where, and why; "": not any more */
 };
 
 struct event_tick {

@@ -89,6 +89,7 @@ static void apply_run_moved(struct coordinator *coordinator, struct run *run,
     run->state = moved->to;
     text_copy(run->reason, sizeof run->reason, moved->reason);
     run->heard_ms = now_ms;
+    run->waits[0] = '\0';
     if (moved->to == RUN_STARTING && run->started_ms == 0) run->started_ms = record->time_ms;
     if (moved->to == RUN_RESTARTING) run->due_ms = now_ms + back_off_ms(run);
     run->ended_ms = run_state_is_final(moved->to) ? record->time_ms : 0;
@@ -157,6 +158,14 @@ static void apply_attempt_pressed(struct coordinator *coordinator, struct run *r
 {
     (void)coordinator, (void)record;
     run->attempt.pressed_ms = now_ms;
+}
+
+static void apply_attempt_waits(struct coordinator *coordinator, struct run *run,
+                                const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator;
+    text_copy(run->waits, sizeof run->waits, record->attempt_waits.words);
+    run->heard_ms = now_ms;
 }
 
 static void apply_attempt_ended(struct coordinator *coordinator, struct run *run,

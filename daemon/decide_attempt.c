@@ -44,18 +44,42 @@ void decide_adopted(const struct scene *scene)
                adopted->attempt, adopted->pid);
 }
 
-/* What a cause means in the light of what was asked for. */
-static enum attempt_cause cause_in_context(const struct run *run, enum attempt_cause cause)
+/* A queue may keep it for days: that is no silence. */
+void decide_waits(const struct scene *scene)
 {
+    const struct event_waits *waits = &scene->event->waits;
+    struct scene known = *scene;
+    known.run = living_run(scene->coordinator, waits->run, waits->attempt);
+    if (!known.run) return;
+    scene_record(&known, RECORD_ATTEMPT_WAITS)->attempt_waits.words =
+        decision_clean(scene->decision, waits->words, WAITS_SIZE - 1, false);
+    if (known.run->state == RUN_UNKNOWN && waits->words[0] != '\0')
+        scene_move(&known, RUN_STARTING, "its place in the queue is known again");
+}
+
+/* Its ranks have saved, or it was taken out of a queue before there were any. */
+static bool has_nothing_unsaved(const struct run *run, const struct evidence *evidence)
+{
+    return evidence->cause == CAUSE_CANCELLED || evidence->stopped ||
+           (evidence->cause == CAUSE_KILLED && !run->attempt.started);
+}
+
+/* What a cause means in the light of what was asked for. */
+static enum attempt_cause cause_in_context(const struct run *run, const struct evidence *evidence)
+{
+    enum attempt_cause cause = evidence->cause;
     assert(cause != CAUSE_NONE);
-    if (run->stop == STOP_KILL && attempt_cause_restarts(cause)) return CAUSE_KILLED;
-    bool unasked = cause == CAUSE_CANCELLED && run->state != RUN_STOPPING;
+    if (run->stop == STOP_KILL) {
+        bool other = attempt_cause_restarts(cause) || cause == CAUSE_JOB_CANCELLED;
+        return other ? CAUSE_KILLED : cause;
+    }
+    bool unasked = run->stop == STOP_NONE && (cause == CAUSE_CANCELLED || cause == CAUSE_KILLED);
     if (run->attempt.stalled_rank >= 0 && (unasked || attempt_cause_restarts(cause)))
         return CAUSE_HANG; /* it was told to end for that */
-    if (run->stop != STOP_KILL && cause == CAUSE_KILLED) return CAUSE_CRASH;
-    if (unasked) return CAUSE_CRASH;
-    bool goes_on = run->stop == STOP_PAUSE || run->stop == STOP_REQUEUE;
-    return goes_on && cause == CAUSE_CANCELLED ? CAUSE_PAUSED : cause;
+    if (run->stop == STOP_NONE && cause == CAUSE_CANCELLED) return CAUSE_PREEMPTED;
+    if (run->stop != STOP_NONE && has_nothing_unsaved(run, evidence))
+        return run->stop == STOP_CANCEL ? CAUSE_CANCELLED : CAUSE_PAUSED;
+    return cause == CAUSE_KILLED ? CAUSE_CRASH : cause;
 }
 
 /* Who stood still is to blame, not who was killed first for it. */
@@ -116,7 +140,8 @@ static enum run_state state_after(const struct run *run, const struct record_att
 {
     enum attempt_cause cause = ended->cause;
     if (cause == CAUSE_FINISHED) return RUN_SUCCEEDED;
-    if (run->stop == STOP_KILL || cause == CAUSE_CANCELLED) return RUN_CANCELLED;
+    if (run->stop == STOP_KILL || cause == CAUSE_CANCELLED || cause == CAUSE_JOB_CANCELLED)
+        return RUN_CANCELLED;
     if (run->stop == STOP_CANCEL)
         return RUN_FAILED; /* the checkpoint that cancel promises is not there */
     if (cause != CAUSE_PAUSED && !attempt_cause_restarts(cause)) return RUN_FAILED;
@@ -186,7 +211,7 @@ static void end_attempt(const struct scene *scene, const struct evidence *eviden
 {
     const struct run *run = scene->run;
     struct evidence *clean = evidence_clean(scene->decision, evidence);
-    enum attempt_cause cause = cause_in_context(run, evidence->cause);
+    enum attempt_cause cause = cause_in_context(run, evidence);
     if (run->attempt.stalled_rank >= 0 && cause == CAUSE_HANG) blame_stalled(run, clean);
     const char *text = clean->text[0] != '\0' ? clean->text : attempt_cause_words(cause);
     struct record_attempt_ended ended = end_counted(

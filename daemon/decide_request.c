@@ -22,7 +22,7 @@ static bool key_is_too_long(const struct scene *scene, const char *key)
 static bool job_is_too_large(const struct scene *scene, const struct run_facts *facts)
 {
     uint32_t ranks_max = scene->coordinator->ranks_max;
-    if (facts->ranks <= ranks_max) return false;
+    if (run_ranks_here(facts) <= ranks_max) return false;
     scene_answer(scene, ST_REFUSED,
                  "the job wants %" PRIu32 " ranks and this daemon runs at most %" PRIu32
                  " at once: lower resources.ranks, or start performerd with --max-ranks %" PRIu32,
@@ -169,11 +169,13 @@ static bool run_waits(const struct run *run)
     return run->state == RUN_QUEUED || run->state == RUN_RESTARTING || run->state == RUN_PAUSED;
 }
 
-/* It saves a checkpoint and ends; what becomes of the run then may still be changed. */
+/* It saves a checkpoint and ends, or ends in a queue, where it has nothing to save; what becomes of the run then may still
+ * be changed. */
 static void stop_attempt(const struct scene *scene, enum stop stop, const char *then)
 {
     const struct run *run = scene->run;
     if (run->stop != stop) request_stop(scene, stop);
+    if (run->waits[0] != '\0') kill_attempt(scene);
     if (run->state != RUN_STOPPING) {
         request_order(scene, PERFORMER__ORDER__KIND__STOP);
         scene_move(scene, RUN_STOPPING,

@@ -28,6 +28,7 @@ struct tended {
     uint64_t run;
     char run_id[RUN_ID_SIZE];
     uint32_t attempt, ranks;
+    struct attempt_launcher *launcher;
     enum tended_phase {
         TENDED_UNPREPARED, /* its files could not be written; `fault` says why */
         TENDED_TO_START,   /* as soon as nothing of the attempts before lives */
@@ -35,7 +36,9 @@ struct tended {
         TENDED_FOUND,      /* of an earlier daemon, not seen yet */
         TENDED_SEEN,       /* its launcher runs, and that is recorded */
     } phase;
-    uint64_t since_ms;         /* in this phase, or last seen alive */
+    uint64_t since_ms; /* in this phase, or last seen alive */
+    bool waits;        /* in a queue, as was told */
+    uint64_t waits_told_ms;
     struct launch_order order; /* TENDED_TO_START */
     struct fault fault;        /* TENDED_UNPREPARED */
 };
@@ -56,6 +59,11 @@ static struct event event_new(enum event_kind kind)
         .now_ms = driver_now_ms(),
         .wall_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000,
     };
+}
+
+static struct attempt_launcher *launcher_of(const struct driver *driver, uint64_t run)
+{
+    return driver->launchers[coordinator_run(driver->coordinator, run)->facts.launcher];
 }
 
 /* ---- the files of a run and of an attempt ---- */
@@ -142,20 +150,38 @@ static enum status write_plan(const struct effect *effect, const struct launch_o
     return status;
 }
 
+/* Where ranks on other hosts could not find the daemon, or the run's files, they are not to begin. */
+static enum status check_reach(const struct driver *driver, enum launcher launcher,
+                               struct fault *fault)
+{
+    const struct state_directory *directory = driver->directory;
+    const size_t length = strlen(directory->path);
+    if (!driver->launchers[launcher]->remote) return ST_OK;
+    if (!driver->remote.url)
+        return fault_set(fault, ST_REFUSED,
+                         "launcher = \"%s\": its ranks run on other hosts, and this daemon listens "
+                         "on no network: start it with --listen tls+tcp://HOST:PORT",
+                         launcher_text(launcher));
+    if (strncmp(directory->runs, directory->path, length) == 0 && directory->runs[length] == '/')
+        return fault_set(fault, ST_REFUSED,
+                         "launcher = \"%s\": its ranks run on other hosts, and %s is on a disk of "
+                         "this one: start performerd with --runs on a path that all of them share",
+                         launcher_text(launcher), directory->runs);
+    return ST_OK;
+}
+
 /* The certificate lies beside it: ranks on other hosts share this directory, and not the daemon's. */
 static enum status write_environment(const struct driver *driver, const struct effect *effect,
                                      const struct launch_order *order, struct fault *fault)
 {
-    const struct way_in *way = driver->launcher->remote ? &driver->remote : &driver->local;
+    const enum launcher launcher =
+        coordinator_run(driver->coordinator, effect->run)->facts.launcher;
+    const struct way_in *way =
+        driver->launchers[launcher]->remote ? &driver->remote : &driver->local;
     struct environment environment = {.url = way->url, .token = effect->token};
     char path[FILE_PATH_MAX];
-    enum status status = ST_OK;
-    if (!way->url)
-        return fault_set(
-            fault, ST_REFUSED,
-            "its ranks run on other hosts, and this daemon listens on no network: start "
-            "it with --listen tls+tcp://HOST:PORT");
-    if (way->certificate) {
+    enum status status = check_reach(driver, launcher, fault);
+    if (status == ST_OK && way->certificate) {
         snprintf(path, sizeof path, "%s/ca.pem", order->attempt_directory);
         status = write_text(order->attempt_directory, "ca.pem", way->certificate, fault);
         environment.tls_ca = path;
@@ -186,14 +212,16 @@ static enum status prepare_attempt(const struct driver *driver, const struct eff
 
 /* ---- effects ---- */
 
-static struct tended *tend(struct driver *driver, uint64_t run, const char *run_id,
-                           uint32_t attempt, uint32_t ranks, enum tended_phase phase)
+static struct tended *tend(struct driver *driver, uint64_t number, uint32_t attempt,
+                           enum tended_phase phase)
 {
+    const struct run *run = coordinator_run(driver->coordinator, number);
     struct tended *tended = memory_zeroed(1, sizeof *tended);
-    tended->run = run;
-    text_copy(tended->run_id, sizeof tended->run_id, run_id);
+    tended->run = number;
+    text_copy(tended->run_id, sizeof tended->run_id, run->id);
     tended->attempt = attempt;
-    tended->ranks = ranks;
+    tended->ranks = run->facts.ranks;
+    tended->launcher = launcher_of(driver, number);
     tended->phase = phase;
     tended->since_ms = driver_now_ms();
     tended->next = driver->tended;
@@ -203,8 +231,7 @@ static struct tended *tend(struct driver *driver, uint64_t run, const char *run_
 
 static void do_launch(struct driver *driver, const struct effect *effect)
 {
-    struct tended *tended =
-        tend(driver, effect->run, effect->run_id, effect->attempt, effect->ranks, TENDED_TO_START);
+    struct tended *tended = tend(driver, effect->run, effect->attempt, TENDED_TO_START);
     if (prepare_attempt(driver, effect, &tended->order, &tended->fault) != ST_OK)
         tended->phase = TENDED_UNPREPARED;
 }
@@ -214,7 +241,8 @@ static void do_signal(struct driver *driver, const struct effect *effect)
     char directory[LAUNCHER_PATH_MAX];
     attempt_directory(driver->directory, effect->run_id, effect->attempt, directory,
                       sizeof directory);
-    driver->launcher->signal(driver->launcher, directory, effect->signal);
+    struct attempt_launcher *launcher = launcher_of(driver, effect->run);
+    launcher->signal(launcher, directory, effect->signal);
 }
 
 static void do_rescue(struct driver *driver, const struct effect *effect)
@@ -222,8 +250,8 @@ static void do_rescue(struct driver *driver, const struct effect *effect)
     char directory[LAUNCHER_PATH_MAX];
     attempt_directory(driver->directory, effect->run_id, effect->attempt, directory,
                       sizeof directory);
-    if (driver->launcher->rescue)
-        driver->launcher->rescue(driver->launcher, directory, effect->rank);
+    struct attempt_launcher *launcher = launcher_of(driver, effect->run);
+    launcher->rescue(launcher, directory, effect->rank);
 }
 
 /* A failure is not the run's end: all is written again before its first attempt. */
@@ -428,34 +456,40 @@ static bool settle_attempt(struct driver *driver, const struct tended *tended,
 
 /* Each of these returns true once there is nothing more to do about the attempt. */
 
-/* Looks at all attempts before this one: the last may never have begun, and one before it have come late. What lives is
- * told to die. */
-static bool earlier_lives(const struct driver *driver, const struct tended *tended,
-                          struct process *process)
+/* All attempts before this one: the last may never have begun, and one before it have come late. What lives is told to
+ * die. LAUNCHER_GONE: nothing of them lives. */
+static enum launcher_state probe_earlier(const struct driver *driver, const struct tended *tended,
+                                         struct sighting *sighting)
 {
-    struct attempt_launcher *launcher = driver->launcher;
-    bool lives = false;
+    struct attempt_launcher *launcher = tended->launcher;
+    enum launcher_state all = LAUNCHER_GONE;
     for (uint32_t attempt = tended->attempt - 1; attempt > 0; attempt--) {
         char directory[LAUNCHER_PATH_MAX];
         attempt_directory(driver->directory, tended->run_id, attempt, directory, sizeof directory);
-        if (launcher->probe(launcher, directory, process) != LAUNCHER_ALIVE) continue;
-        launcher->signal(launcher, directory, SIGKILL);
-        lives = true;
+        enum launcher_state state = launcher->probe(launcher, directory, sighting);
+        if (state == LAUNCHER_ALIVE) launcher->signal(launcher, directory, SIGKILL);
+        if (state == LAUNCHER_ALIVE || (state == LAUNCHER_UNKNOWN && all == LAUNCHER_GONE))
+            all = state;
     }
-    return lives;
+    return all;
 }
 
 static bool tend_to_start(struct driver *driver, struct tended *tended, uint64_t now_ms)
 {
     struct fault fault;
-    struct process earlier;
+    struct sighting earlier;
     enum status status;
-    if (!earlier_lives(driver, tended, &earlier)) {
-        status = driver->launcher->start(driver->launcher, &tended->order, &fault);
-    } else {
+    switch (probe_earlier(driver, tended, &earlier)) {
+    case LAUNCHER_UNKNOWN: /* nobody can say whether it is safe, however long that lasts */
+        tended->since_ms = now_ms;
+        return false;
+    case LAUNCHER_ALIVE:
         if (now_ms - tended->since_ms < EARLIER_GRACE_MS) return false;
-        status = fault_set(&fault, ST_BUSY, "an attempt before still lives, as process %d",
-                           (int)earlier.pid);
+        status =
+            fault_set(&fault, ST_BUSY, "an attempt before still lives, as %" PRId64, earlier.id);
+        break;
+    default:
+        status = tended->launcher->start(tended->launcher, &tended->order, &fault);
     }
     if (status != ST_OK) return say_launch_failed(driver, tended, status, fault.text);
 
@@ -475,21 +509,38 @@ static bool tend_unseen(struct driver *driver, struct tended *tended, uint64_t n
     return drive_quietly(driver, &event);
 }
 
+static void tell_waits(struct driver *driver, struct tended *tended,
+                       const struct sighting *sighting, uint64_t now_ms)
+{
+    if (sighting->waits == tended->waits &&
+        (!tended->waits || now_ms - tended->waits_told_ms < WAITS_MS))
+        return;
+    struct event event = event_new(EVENT_WAITS);
+    event.waits =
+        (struct event_waits){tended->run, tended->attempt, sighting->waits ? sighting->words : ""};
+    if (!drive_quietly(driver, &event)) return;
+    tended->waits = sighting->waits;
+    tended->waits_told_ms = now_ms;
+}
+
 /* A launcher is told of once it has written launcher.json: a signal that follows from it finds somebody. */
-static bool tend_alive(struct driver *driver, struct tended *tended, const struct process *process,
-                       uint64_t now_ms)
+static bool tend_alive(struct driver *driver, struct tended *tended,
+                       const struct sighting *sighting, uint64_t now_ms)
 {
     struct event event;
     tended->since_ms = now_ms;
-    if (tended->phase == TENDED_SEEN) return false;
+    if (tended->phase == TENDED_SEEN) {
+        tell_waits(driver, tended, sighting, now_ms);
+        return false;
+    }
     if (tended->phase == TENDED_FOUND) {
         event = event_new(EVENT_ADOPTED);
-        event.adopted = (struct event_adopted){tended->run, tended->attempt, process->pid,
-                                               process->start_ticks};
+        event.adopted = (struct event_adopted){tended->run, tended->attempt, sighting->id,
+                                               sighting->start_ticks};
     } else {
         event = event_new(EVENT_LAUNCHED);
-        event.launched = (struct event_launched){tended->run, tended->attempt, process->pid,
-                                                 process->start_ticks};
+        event.launched = (struct event_launched){tended->run, tended->attempt, sighting->id,
+                                                 sighting->start_ticks};
     }
     if (drive_quietly(driver, &event)) tended->phase = TENDED_SEEN;
     return false;
@@ -498,19 +549,21 @@ static bool tend_alive(struct driver *driver, struct tended *tended, const struc
 static bool tend_launched(struct driver *driver, struct tended *tended, uint64_t now_ms)
 {
     char directory[LAUNCHER_PATH_MAX];
-    struct process process;
+    struct sighting sighting;
     attempt_directory(driver->directory, tended->run_id, tended->attempt, directory,
                       sizeof directory);
-    enum launcher_state state = driver->launcher->probe(driver->launcher, directory, &process);
+    enum launcher_state state = tended->launcher->probe(tended->launcher, directory, &sighting);
     switch (state) {
     case LAUNCHER_ENDED:
     case LAUNCHER_GONE:
     case LAUNCHER_DOWN:
         return settle_attempt(driver, tended, directory, state);
     case LAUNCHER_ALIVE:
-        return tend_alive(driver, tended, &process, now_ms);
+        return tend_alive(driver, tended, &sighting, now_ms);
     case LAUNCHER_UNSEEN:
         return tend_unseen(driver, tended, now_ms);
+    case LAUNCHER_UNKNOWN:
+        return false;
     }
     return false;
 }
@@ -587,8 +640,7 @@ void driver_start(struct driver *driver)
     const struct coordinator *coordinator = driver->coordinator;
     for (size_t i = 0; i < coordinator->run_count; i++) {
         const struct run *run = coordinator->runs[i];
-        if (run_attempt_lives(run))
-            tend(driver, run->number, run->id, run->attempt.number, run->facts.ranks, TENDED_FOUND);
+        if (run_attempt_lives(run)) tend(driver, run->number, run->attempt.number, TENDED_FOUND);
     }
     tend_all(driver);
 }
@@ -685,6 +737,7 @@ static Performer__Response *submit_parsed(struct driver *driver, const struct ca
     struct fault fault;
     struct fork_source fork = {0};
     enum status status = run_facts_of(spec, &facts, &fault);
+    if (status == ST_OK) status = check_reach(driver, facts.launcher, &fault);
     /* One that comes again is answered, whatever has become of its source. */
     bool forks =
         submit->fork_of[0] != '\0' && !coordinator_run_by_key(driver->coordinator, submit->key);

@@ -18,6 +18,8 @@ enum {
     PAUSE_MS = 5000,          /* a daemon that was not called for longer has not listened */
     UNSEEN_GRACE_MS = 10000,  /* a launcher that has written no launcher.json by then never will */
     EARLIER_GRACE_MS = 30000, /* for an earlier attempt to die of SIGKILL */
+    WAITS_MS = 5000,          /* how often a wait in a queue is told of */
+    LAUNCHERS = LAUNCHER_SLURM + 1,
 };
 
 struct tended;
@@ -26,7 +28,7 @@ struct driver {
     struct coordinator *coordinator;
     struct store *store;
     const struct state_directory *directory;
-    struct attempt_launcher *launcher;
+    struct attempt_launcher *launchers[LAUNCHERS]; /* by enum launcher */
     struct way_in local, remote; /* for ranks on this machine, and on others */
     struct tended *tended;
     uint64_t tick_ms, awake_ms; /* the last tick; since when they came without a pause */

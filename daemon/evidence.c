@@ -11,6 +11,7 @@
 
 #include <jansson.h>
 
+#include "daemon/slurm_queue.h"
 #include "proto/durable.h"
 #include "proto/status.h"
 #include "proto/utf8.h"
@@ -39,9 +40,16 @@ struct launcher_exit {
     bool known;
     int exit_code, signal;
     int64_t oom_kills; /* by the kernel while it ran */
+    int passed;        /* a signal that performer-launch got and passed on, 0: none */
 };
 
-/* What mpirun says about the first rank that failed. */
+/* slurm.json: how the job ended, where there was one. */
+struct job_end {
+    enum attempt_cause cause; /* CAUSE_NONE: Slurm says nothing that the others do not say better */
+    char text[300];
+};
+
+/* What mpirun or srun says about the first rank that failed. */
 struct notice {
     bool not_started; /* the program could not be run at all */
     int rank;         /* -1: it says nothing */
@@ -56,6 +64,7 @@ struct findings {
     bool failed; /* `first` is the earliest end that is not ok */
     struct rank_end first;
     struct launcher_exit exit;
+    struct job_end job;
     struct notice notice;
 };
 
@@ -98,11 +107,33 @@ static struct launcher_exit read_exit(const char *directory)
     struct launcher_exit found = {.exit_code = -1};
     json_t *object = read_json(directory, "exit.json");
     json_int_t oom_kills = 0;
-    found.known = object && json_unpack(object, "{s:i, s:i, s?I}", "exit_code", &found.exit_code,
-                                        "signal", &found.signal, "oom_kills", &oom_kills) == 0;
+    found.known = object && json_unpack(object, "{s:i, s:i, s?I, s?i}", "exit_code",
+                                        &found.exit_code, "signal", &found.signal, "oom_kills",
+                                        &oom_kills, "passed", &found.passed) == 0;
     found.oom_kills = oom_kills;
     json_decref(object);
     return found;
+}
+
+static struct job_end read_job_end(const char *directory)
+{
+    struct job_end end = {.cause = CAUSE_NONE};
+    json_t *object = read_json(directory, "slurm.json");
+    json_int_t job = 0;
+    const char *state, *reason = "", *nodes = "", *sbatch = "";
+    if (object && json_unpack(object, "{s:s, s?I, s?s, s?s, s?s}", "state", &state, "job", &job,
+                              "reason", &reason, "nodes", &nodes, "sbatch", &sbatch) == 0) {
+        end.cause = slurm_state_cause(state);
+        if (end.cause == CAUSE_LAUNCH_FAILED)
+            snprintf(end.text, sizeof end.text, "%s", sbatch);
+        else
+            snprintf(end.text, sizeof end.text, "Slurm job %lld%s%s is %s%s%s", (long long)job,
+                     nodes[0] != '\0' ? " on " : "", nodes, state,
+                     strcmp(reason, "None") != 0 ? ", " : "",
+                     strcmp(reason, "None") != 0 ? reason : "");
+    }
+    json_decref(object);
+    return end;
 }
 
 /* The last `size` - 1 bytes of a file, ended by a NUL; whether that is all of it. An absent file is empty. */
@@ -143,6 +174,37 @@ static bool find_exit_code(const char *log, struct notice *notice)
                         &notice->exit_code) == 2;
 }
 
+static int signal_by_words(const char *words)
+{
+    for (int signal = 1; signal < NSIG; signal++) {
+        const char *known = strsignal(signal);
+        if (strncmp(words, known, strlen(known)) == 0) return signal;
+    }
+    return 0;
+}
+
+/* srun: error: n2: task 1: Killed / srun: error: n1: tasks 0,2: Exited with exit code 40 */
+static bool find_task(const char *log, struct notice *notice)
+{
+    static const char begin[] = "srun: error: ";
+    for (const char *at = log; (at = strstr(at, begin)); at += sizeof begin - 1) {
+        int words = 0;
+        struct notice found = {.rank = -1};
+        if (sscanf(at, "srun: error: %255[^: \n]: task%*1[s ]%d", found.host, &found.rank) != 2 &&
+            sscanf(at, "srun: error: %255[^: \n]: tasks %d", found.host, &found.rank) != 2)
+            continue;
+        sscanf(at, "srun: error: %*[^: \n]: task%*[^:\n]: %n", &words);
+        if (words == 0) continue;
+        found.signal = signal_by_words(at + words);
+        sscanf(at + words, "Exited with exit code %d", &found.exit_code);
+        if (found.signal == 0 && found.exit_code == 0) continue;
+        found.not_started = notice->not_started;
+        *notice = found;
+        return true;
+    }
+    return false;
+}
+
 static struct notice read_notice(const char *directory)
 {
     struct notice notice = {.rank = -1};
@@ -151,7 +213,7 @@ static struct notice read_notice(const char *directory)
     read_tail(directory, "launcher.log", log, NOTICE_BYTES_MAX);
     notice.not_started = strstr(log, "unable to launch the specified application") ||
                          strstr(log, "unable to find the specified executable");
-    if (!find_signal(log, &notice) && !find_exit_code(log, &notice))
+    if (!find_signal(log, &notice) && !find_exit_code(log, &notice) && !find_task(log, &notice))
         notice = (struct notice){.not_started = notice.not_started, .rank = -1};
     free(log);
     return notice;
@@ -189,6 +251,7 @@ static void collect(const char *directory, uint32_t ranks, struct findings *find
         }
     }
     findings->exit = read_exit(directory);
+    findings->job = read_job_end(directory);
     findings->notice = read_notice(directory);
 }
 
@@ -251,7 +314,10 @@ static void conclude_from_exit(const struct findings *findings, struct evidence 
 {
     const struct launcher_exit *exit = &findings->exit;
     evidence->signal = exit->signal;
-    if (!exit->known)
+    if (!exit->known && findings->job.text[0] != '\0')
+        conclude(evidence, CAUSE_LOST, "%s, and performer-launch left no trace of its end",
+                 findings->job.text);
+    else if (!exit->known)
         conclude(evidence, CAUSE_LOST, "%s", attempt_cause_words(CAUSE_LOST));
     else if (exit->signal != 0)
         conclude(evidence, CAUSE_CRASH, "mpirun was ended by signal %d (%s)", exit->signal,
@@ -271,14 +337,30 @@ static bool launcher_failed(const struct findings *findings)
             (exit->exit_code == EXIT_CANNOT_RUN || exit->exit_code == EXIT_NOT_FOUND));
 }
 
-/* In order of what is known best: the ranks' own words, mpirun's, the exit code, nothing. */
+/* Ranks that stopped as they were told to say it all, but for who told them. */
+static void conclude_from_stop(const struct findings *findings, struct evidence *evidence)
+{
+    const struct job_end *job = &findings->job;
+    evidence->stopped = true;
+    if (job->cause != CAUSE_NONE)
+        conclude(evidence, job->cause, "%s; stopped after a checkpoint", job->text);
+    else if (findings->exit.passed == SIGUSR2)
+        conclude(evidence, CAUSE_TIME_LIMIT, "stopped before its time was up, after a checkpoint");
+    else
+        conclude(evidence, CAUSE_CANCELLED, "%s", attempt_cause_words(CAUSE_CANCELLED));
+}
+
+/* In order of what is known best: the ranks' own words, Slurm's, mpirun's, the exit code, nothing. */
 static void judge(const struct findings *findings, struct evidence *evidence)
 {
-    if (findings->ends_ok == findings->ranks) {
-        enum attempt_cause cause = findings->stopped ? CAUSE_CANCELLED : CAUSE_FINISHED;
-        conclude(evidence, cause, "%s", attempt_cause_words(cause));
+    if (findings->ends_ok == findings->ranks && findings->stopped) {
+        conclude_from_stop(findings, evidence);
+    } else if (findings->ends_ok == findings->ranks) {
+        conclude(evidence, CAUSE_FINISHED, "%s", attempt_cause_words(CAUSE_FINISHED));
     } else if (findings->failed && !is_echo(&findings->first)) {
         conclude_from_rank(&findings->first, evidence);
+    } else if (findings->job.cause != CAUSE_NONE) {
+        conclude(evidence, findings->job.cause, "%s", findings->job.text);
     } else if (launcher_failed(findings)) {
         conclude(evidence, CAUSE_LAUNCH_FAILED, "%s: see launcher.log",
                  attempt_cause_words(CAUSE_LAUNCH_FAILED));

@@ -19,6 +19,7 @@ enum { LAST_LINES_BYTES_MAX = 4096 };
 
 struct evidence {
     enum attempt_cause cause;
+    bool stopped;   /* all ranks stopped as they were told to, after a checkpoint */
     char text[400]; /* words for a person */
     int first_rank; /* the first that failed; -1: not known, or none did */
     char host[256]; /* of that rank; may be empty */

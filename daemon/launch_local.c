@@ -11,6 +11,7 @@
 #include <jansson.h>
 #include <uv.h>
 
+#include "daemon/process.h"
 #include "proto/durable.h"
 
 enum { ARGUMENTS_MAX = 40, RECORD_BYTES_MAX = 1 << 16 };
@@ -25,10 +26,9 @@ struct child {
 struct local {
     struct attempt_launcher base;
     uv_loop_t *loop;
-    launch_local_ended *ended;
+    launcher_news *news;
     void *context;
-    char launch[LAUNCHER_PATH_MAX]; /* performer-launch */
-    char worker[LAUNCHER_PATH_MAX]; /* performer-worker */
+    const struct launcher_programs *programs;
     struct child *children;
 };
 
@@ -85,7 +85,7 @@ static bool read_launched(const char *directory, struct launched *launched)
 }
 
 static enum launcher_state local_probe(struct attempt_launcher *launcher,
-                                       const char *attempt_directory, struct process *process)
+                                       const char *attempt_directory, struct sighting *sighting)
 {
     (void)launcher;
     struct launched launched;
@@ -97,7 +97,8 @@ static enum launcher_state local_probe(struct attempt_launcher *launcher,
     if (!alive && process_of_another_boot(&launched.process)) return LAUNCHER_DOWN;
     if (!alive && process_signal_session(&launched.process, launched.nonce, SIGKILL) == 0)
         return LAUNCHER_GONE;
-    *process = launched.process;
+    *sighting =
+        (struct sighting){.id = launched.process.pid, .start_ticks = launched.process.start_ticks};
     return LAUNCHER_ALIVE;
 }
 
@@ -145,7 +146,7 @@ static void child_ended(uv_process_t *handle, int64_t exit_status, int signal)
     struct child *child = handle->data;
     struct local *local = child->local;
     child_forget(child);
-    local->ended(local->context);
+    local->news(local->context);
 }
 
 /* The whole command line, NULL behind it; texts are borrowed. */
@@ -153,7 +154,7 @@ static void make_arguments(const struct local *local, const struct launch_order 
                            const char *ranks, const char *plan, const char **arguments)
 {
     int count = 0;
-    arguments[count++] = local->launch;
+    arguments[count++] = local->programs->launch;
     arguments[count++] = order->attempt_directory;
     arguments[count++] = order->nonce;
     arguments[count++] = "--";
@@ -163,7 +164,7 @@ static void make_arguments(const struct local *local, const struct launch_order 
         arguments[count++] = mpirun_options[i];
     arguments[count++] = "-np";
     arguments[count++] = ranks;
-    arguments[count++] = local->worker;
+    arguments[count++] = local->programs->worker;
     arguments[count++] = "--plan";
     arguments[count++] = plan;
     arguments[count] = NULL;
@@ -182,7 +183,7 @@ static enum status spawn(struct local *local, const struct launch_order *order, 
     child->local = local;
     child->handle.data = child;
     uv_process_options_t options = {
-        .file = local->launch,
+        .file = local->programs->launch,
         .args = (char **)arguments,
         .cwd = order->run_directory,
         .flags = UV_PROCESS_DETACHED,
@@ -193,7 +194,7 @@ static enum status spawn(struct local *local, const struct launch_order *order, 
     local->children = child;
     if (error != 0) {
         child_forget(child);
-        return fault_errno(fault, -error, "could not run %s", local->launch);
+        return fault_errno(fault, -error, "could not run %s", local->programs->launch);
     }
     return ST_OK;
 }
@@ -204,44 +205,18 @@ static enum status local_start(struct attempt_launcher *launcher, const struct l
     return spawn(local_of(launcher), order, fault);
 }
 
-/* `name` in the directory of this executable. */
-static enum status find_beside(const char *name, char *path, size_t size, struct fault *fault)
-{
-    char self[LAUNCHER_PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (length < 0) return fault_errno(fault, errno, "could not read /proc/self/exe");
-    self[length] = '\0';
-    *strrchr(self, '/') = '\0';
-    if (snprintf(path, size, "%s/%s", self, name) >= (int)size)
-        return fault_set(fault, ST_TOO_LARGE, "%s is too deep a directory", self);
-    if (access(path, X_OK) != 0)
-        return fault_errno(fault, errno,
-                           "%s must stand beside performerd and be executable: could not use %s",
-                           name, path);
-    return ST_OK;
-}
-
-enum status launch_local_open(struct uv_loop_s *loop, launch_local_ended *ended, void *context,
+enum status launch_local_open(struct uv_loop_s *loop, const struct launcher_programs *programs,
+                              launcher_news *news, void *context,
                               struct attempt_launcher **launcher, struct fault *fault)
 {
     struct local *local = calloc(1, sizeof *local);
     if (!local) return fault_set(fault, ST_NO_MEMORY, "no memory for a launcher");
-    local->base = (struct attempt_launcher){.name = "local",
-                                            .start = local_start,
-                                            .probe = local_probe,
-                                            .signal = local_signal,
-                                            .rescue = local_rescue};
+    local->base = (struct attempt_launcher){
+        .start = local_start, .probe = local_probe, .signal = local_signal, .rescue = local_rescue};
     local->loop = loop;
-    local->ended = ended;
+    local->programs = programs;
+    local->news = news;
     local->context = context;
-    enum status status =
-        find_beside("performer-launch", local->launch, sizeof local->launch, fault);
-    if (status == ST_OK)
-        status = find_beside("performer-worker", local->worker, sizeof local->worker, fault);
-    if (status != ST_OK) {
-        free(local);
-        return status;
-    }
     *launcher = &local->base;
     return ST_OK;
 }

@@ -8,9 +8,9 @@
  *  2. launcher.json, durable: from here on a daemon can find and end this process;
  *  3. the fence is read. A daemon raises a new fence first and looks for launcher.json afterwards, so of two
  *     attempts that cross, at least one sees the other;
- *  4. the command, with attempt-A/environment in its own. It gets SIGKILL when this process dies; TERM and INT are passed on to it.
- *     USR1, sent with the number of a rank that stands still, has its stacks written into its log and asks all ranks to
- *     save and end;
+ *  4. the command, with attempt-A/environment in its own. It gets SIGKILL when this process dies; TERM, INT and USR2, by which
+ *     Slurm tells that the time limit is near, are passed on to it. USR1, sent with the number of a rank that stands still,
+ *     has its stacks written into its log and asks all ranks to save and end;
  *  5. orphans: what the command left behind becomes our child. It has a moment to end, then SIGKILL;
  *  6. exit.json, durable: nothing of this attempt runs on this machine any more.
  */
@@ -54,6 +54,7 @@ struct ending {
     int exit_code;      /* 128 + signal where a signal ended it */
     int signal;         /* 0: none */
     uint64_t oom_kills; /* by the kernel, meanwhile, in this memory cgroup */
+    int passed;         /* the first signal that we passed on, 0: none */
 };
 
 static bool launch_parse(int argc, char **argv, struct launch *launch)
@@ -131,8 +132,8 @@ static enum status write_exit(const struct launch *launch, const struct ending *
                               struct fault *fault)
 {
     return write_json(launch, "exit.json",
-                      json_pack("{s:i, s:i, s:I, s:I, s:s}", "exit_code", ending->exit_code,
-                                "signal", ending->signal, "oom_kills",
+                      json_pack("{s:i, s:i, s:i, s:I, s:I, s:s}", "exit_code", ending->exit_code,
+                                "signal", ending->signal, "passed", ending->passed, "oom_kills",
                                 (json_int_t)ending->oom_kills, "time_ms", (json_int_t)wall_ms(),
                                 "nonce", launch->nonce),
                       fault);
@@ -222,12 +223,18 @@ static void rescue(const struct launch *launch, uint32_t rank)
 static struct ending attend(const struct launch *launch, pid_t pid, const sigset_t *signals)
 {
     struct ending ending = {0};
+    int passed = 0;
     for (;;) {
         siginfo_t told;
         int signal = sigwaitinfo(signals, &told);
-        if (signal == SIGTERM || signal == SIGINT) kill(pid, signal);
+        if (signal == SIGTERM || signal == SIGINT || signal == SIGUSR2) {
+            kill(pid, signal);
+            if (passed == 0) passed = signal;
+        }
         if (signal == SIGUSR1) rescue(launch, (uint32_t)told.si_value.sival_int);
-        if (reap(pid, &ending)) return ending;
+        if (!reap(pid, &ending)) continue;
+        ending.passed = passed;
+        return ending;
     }
 }
 
@@ -254,6 +261,7 @@ static enum status run(const struct launch *launch, struct ending *ending, struc
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGUSR2);
     sigaddset(&signals, SIGHUP);
     sigaddset(&signals, SIGUSR1);
     sigaddset(&signals, SIGCHLD);

@@ -20,6 +20,7 @@
 #include "daemon/driver.h"
 #include "daemon/endpoint.h"
 #include "daemon/launch_local.h"
+#include "daemon/launch_slurm.h"
 #include "daemon/options.h"
 #include "daemon/query.h"
 #include "proto/durable.h"
@@ -33,7 +34,8 @@ struct daemon {
     struct store *store;
     struct coordinator coordinator;
     struct driver driver;
-    struct attempt_launcher *launcher;
+    struct launcher_programs programs;
+    struct attempt_launcher *launchers[LAUNCHERS];
     struct endpoint *endpoint;
     struct doors doors;
     uint64_t started_ms;
@@ -56,7 +58,7 @@ static void tick_soon(struct daemon *daemon)
     uv_timer_start(&daemon->timer, tick, 0, TICK_MS);
 }
 
-static void launcher_ended(void *context)
+static void launcher_news_came(void *context)
 {
     tick_soon(context);
 }
@@ -112,8 +114,10 @@ static void stop_loop(struct daemon *daemon)
 {
     endpoint_close(daemon->endpoint);
     daemon->endpoint = NULL;
-    launch_local_close(daemon->launcher);
-    daemon->launcher = NULL;
+    launch_local_close(daemon->launchers[LAUNCHER_LOCAL]);
+    daemon->launchers[LAUNCHER_LOCAL] = NULL;
+    launch_slurm_close(daemon->launchers[LAUNCHER_SLURM]);
+    daemon->launchers[LAUNCHER_SLURM] = NULL;
     uv_close((uv_handle_t *)&daemon->timer, NULL);
     uv_close((uv_handle_t *)&daemon->terminate, NULL);
     uv_close((uv_handle_t *)&daemon->interrupt, NULL);
@@ -159,8 +163,11 @@ static enum status open_store(struct daemon *daemon, struct fault *fault)
 static enum status open_edges(struct daemon *daemon, struct fault *fault)
 {
     const struct endpoint_service service = {daemon, &endpoint_limits, identify, answer};
-    enum status status =
-        launch_local_open(&daemon->loop, launcher_ended, daemon, &daemon->launcher, fault);
+    enum status status = launch_local_open(&daemon->loop, &daemon->programs, launcher_news_came,
+                                           daemon, &daemon->launchers[LAUNCHER_LOCAL], fault);
+    if (status == ST_OK)
+        status = launch_slurm_open(&daemon->loop, &daemon->programs, launcher_news_came, daemon,
+                                   &daemon->launchers[LAUNCHER_SLURM], fault);
     if (status == ST_OK) status = endpoint_open(&daemon->loop, &service, &daemon->endpoint, fault);
     if (status == ST_OK) status = doors_listen(&daemon->doors, daemon->endpoint, fault);
     return status;
@@ -195,13 +202,15 @@ static enum status run_until_stopped(struct daemon *daemon, int ready, struct fa
 {
     enum status status = open_loop(daemon, fault);
     if (status != ST_OK) return status;
-    status = open_edges(daemon, fault);
+    status = launcher_programs_find(&daemon->programs, fault);
+    if (status == ST_OK) status = open_edges(daemon, fault);
     if (status == ST_OK) {
         daemon->driver = (struct driver){
             .coordinator = &daemon->coordinator,
             .store = daemon->store,
             .directory = &daemon->directory,
-            .launcher = daemon->launcher,
+            .launchers = {[LAUNCHER_LOCAL] = daemon->launchers[LAUNCHER_LOCAL],
+                          [LAUNCHER_SLURM] = daemon->launchers[LAUNCHER_SLURM]},
             .local = daemon->doors.local,
             .remote = daemon->doors.remote,
         };

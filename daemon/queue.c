@@ -10,8 +10,9 @@ static uint32_t ranks_for_queue(const struct coordinator *coordinator)
     uint32_t ranks = coordinator_ranks_free(coordinator);
     for (size_t i = 0; i < coordinator->run_count; i++) {
         const struct run *run = coordinator->runs[i];
-        if (run->state != RUN_RESTARTING || run->facts.ranks > coordinator->ranks_max) continue;
-        ranks = ranks > run->facts.ranks ? ranks - run->facts.ranks : 0;
+        const uint32_t kept = run_ranks_here(&run->facts);
+        if (run->state != RUN_RESTARTING || kept > coordinator->ranks_max) continue;
+        ranks = ranks > kept ? ranks - kept : 0;
     }
     return ranks;
 }
@@ -27,8 +28,15 @@ const struct run *queue_awaits(const struct coordinator *coordinator, const stru
 
 static bool stands_in_line(const struct coordinator *coordinator, const struct run *run)
 {
-    return run->state == RUN_QUEUED && run->facts.ranks <= coordinator->ranks_max &&
+    return run->state == RUN_QUEUED && run_ranks_here(&run->facts) <= coordinator->ranks_max &&
            !queue_awaits(coordinator, run);
+}
+
+/* One that takes no ranks here goes before all: its place in Slurm's queue is none of ours. */
+static bool goes_before(const struct run *run, const struct run *first)
+{
+    if (run_ranks_here(&first->facts) == 0) return false;
+    return run_ranks_here(&run->facts) == 0 || run->facts.priority > first->facts.priority;
 }
 
 static const struct run *first_in_line(const struct coordinator *coordinator)
@@ -36,7 +44,7 @@ static const struct run *first_in_line(const struct coordinator *coordinator)
     const struct run *first = NULL;
     for (size_t i = 0; i < coordinator->run_count; i++) {
         const struct run *run = coordinator->runs[i];
-        if (first && run->facts.priority <= first->facts.priority) continue;
+        if (first && !goes_before(run, first)) continue;
         if (stands_in_line(coordinator, run)) first = run;
     }
     return first;
@@ -45,7 +53,7 @@ static const struct run *first_in_line(const struct coordinator *coordinator)
 const struct run *queue_next(const struct coordinator *coordinator)
 {
     const struct run *first = first_in_line(coordinator);
-    return first && first->facts.ranks <= ranks_for_queue(coordinator) ? first : NULL;
+    return first && run_ranks_here(&first->facts) <= ranks_for_queue(coordinator) ? first : NULL;
 }
 
 void queue_reason(const struct coordinator *coordinator, const struct run *run, char *text,
@@ -55,7 +63,7 @@ void queue_reason(const struct coordinator *coordinator, const struct run *run, 
     const struct run *first = first_in_line(coordinator);
     if (awaited)
         snprintf(text, size, "after %s, which is %s", awaited->id, run_state_name(awaited->state));
-    else if (run->facts.ranks > coordinator->ranks_max)
+    else if (run_ranks_here(&run->facts) > coordinator->ranks_max)
         snprintf(text, size, "needs %" PRIu32 " ranks, and this daemon runs at most %" PRIu32,
                  run->facts.ranks, coordinator->ranks_max);
     else if (run->state == RUN_QUEUED && first != run)

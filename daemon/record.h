@@ -80,6 +80,10 @@ struct record_attempt_pressed {
     int signal;
 };
 
+struct record_attempt_waits {
+    const char *words; /* "": not any more */
+};
+
 struct record_attempt_ended {
     enum attempt_cause cause; /* in the light of what was asked for */
     const struct evidence *evidence;

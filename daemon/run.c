@@ -21,13 +21,13 @@ enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, st
         .steps = (uint64_t)spec->train.steps,
         .restart_max = (uint32_t)spec->restart.max,
         .stall_ms = (uint64_t)(spec->restart.stall_seconds * 1e3),
-        .local = spec->resources.launcher == LAUNCHER_LOCAL,
         .redraw_every = planned ? (uint64_t)spec->redraw.every : 0,
         .checkpoint_every = spec->checkpoint.every > 0 ? (uint64_t)spec->checkpoint.every : 0,
         .redraw_threshold = spec->redraw.policy == POLICY_ADAPTIVE ? spec->redraw.threshold : 0,
         .priority = spec->queue.priority,
         .features = features,
         .validates = jobspec_validates(spec),
+        .launcher = spec->resources.launcher,
     };
     strcpy(facts->name, name);
     return ST_OK;
@@ -91,6 +91,11 @@ bool run_attempt_lives(const struct run *run)
 bool run_obeys(const struct run *run, const struct caller *caller)
 {
     return caller->admin || strcmp(caller->user, run->user) == 0;
+}
+
+uint32_t run_ranks_here(const struct run_facts *facts)
+{
+    return facts->launcher == LAUNCHER_LOCAL ? facts->ranks : 0;
 }
 
 uint64_t run_step_now(const struct run *run)

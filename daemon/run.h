@@ -32,6 +32,7 @@ enum {
     RUN_ASIDE_MAX = 8,          /* checkpoints that are set aside at a time */
     FRUITLESS_ATTEMPTS_MAX = 2, /* in a row, without a new checkpoint */
     STILLBORN_ATTEMPTS_MAX = 2, /* in a row, of one checkpoint, without a step */
+    WAITS_SIZE = 160,
 };
 
 /* What the coordinator needs to know of a job file. */
@@ -43,11 +44,11 @@ struct run_facts {
     uint64_t redraw_every;     /* 0: no planned redraws */
     uint64_t checkpoint_every; /* 0: none planned */
     uint64_t stall_ms;         /* a rank that stands for less does not hang; 0: none ever does */
-    bool local;                /* its ranks run on the daemon's machine */
     double redraw_threshold;   /* error of a layer that redraws when it is passed, 0: none does */
     int64_t priority;          /* in the queue; higher begins first */
     bool features;             /* its attention has features that can be redrawn */
     bool validates;            /* it has validation data */
+    enum launcher launcher;
 };
 
 /* ST_INVALID: a value that no run can have (a name that is too long, no ranks, ...). */
@@ -115,7 +116,7 @@ struct attempt {
     bool progressed;          /* it saved a checkpoint further on than any before */
     bool started;             /* a rank has told where it resumed */
     uint64_t resumed_step;
-    int64_t pid; /* of the launcher, 0: not known to run yet */
+    int64_t pid; /* of the launcher, under Slurm the job's number; 0: not known to live yet */
     uint64_t pid_start_time;
     uint64_t planned_ms;
     int stalled_rank; /* a rank that stood still: the attempt was told to end; -1: none */
@@ -158,12 +159,16 @@ struct run {
     struct draw *draws; /* (draw_count), by draw; none once the run has succeeded */
     size_t draw_count;
     /* live */
-    uint64_t heard_ms; /* monotonic: when it was last heard of or looked after */
-    uint64_t due_ms;   /* monotonic: RESTARTING, when the next attempt begins */
+    uint64_t heard_ms;      /* monotonic: when it was last heard of or looked after */
+    uint64_t due_ms;        /* monotonic: RESTARTING, when the next attempt begins */
+    char waits[WAITS_SIZE]; /* STARTING: where its attempt waits, and why; "": it does not */
 };
 
 /* An attempt that has begun and not ended: it holds ranks. */
 bool run_attempt_lives(const struct run *run);
+
+/* Ranks that it takes of those that the daemon runs at once: jobs of Slurm have a place of their own. */
+uint32_t run_ranks_here(const struct run_facts *facts);
 
 /* The highest step that is known, the live view of its ranks included. */
 uint64_t run_step_now(const struct run *run);

@@ -180,7 +180,6 @@ static const char seventh[] =
 
 static const char eighth[] =
     "ALTER TABLE runs ADD COLUMN stall_ms INTEGER NOT NULL DEFAULT 30000;"
-    "ALTER TABLE runs ADD COLUMN local INTEGER NOT NULL DEFAULT 1;"
     "ALTER TABLE attempts ADD COLUMN stalled_rank INTEGER NOT NULL DEFAULT -1;"
     "ALTER TABLE attempts ADD COLUMN stalled_text TEXT NOT NULL DEFAULT '';";
 
@@ -191,5 +190,8 @@ static const char tenth[] =
     "ALTER TABLE runs ADD COLUMN forked_from INTEGER NOT NULL DEFAULT 0;" /* 0: it began anew */
     "ALTER TABLE runs ADD COLUMN forked_step INTEGER NOT NULL DEFAULT 0;";
 
-const char *const schema_migrations[] = {first,   second, third, fourth, fifth, sixth,
-                                         seventh, eighth, ninth, tenth,  NULL};
+static const char eleventh[] =
+    "ALTER TABLE runs ADD COLUMN launcher TEXT NOT NULL DEFAULT 'local';";
+
+const char *const schema_migrations[] = {first,   second, third, fourth, fifth,    sixth,
+                                         seventh, eighth, ninth, tenth,  eleventh, NULL};

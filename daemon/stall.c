@@ -61,7 +61,7 @@ bool stall_find(const struct run *run, uint64_t now_ms, uint64_t awake_ms, struc
     for (uint32_t r = 0; r < run->facts.ranks; r++)
         all_silent =
             all_silent && standing_of(run, &run->attempt.ranks[r], now_ms, awake_ms).silent;
-    if (all_silent && !run->facts.local) return false;
+    if (all_silent && run->facts.launcher != LAUNCHER_LOCAL) return false;
 
     for (uint32_t r = 0; r < run->facts.ranks; r++) {
         struct standing standing = standing_of(run, &run->attempt.ranks[r], now_ms, awake_ms);

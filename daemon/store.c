@@ -15,11 +15,12 @@
     Q(BEGIN, "BEGIN IMMEDIATE")                                                                    \
     Q(COMMIT, "COMMIT")                                                                            \
     Q(ROLLBACK, "ROLLBACK")                                                                        \
-    Q(INSERT_RUN, "INSERT INTO runs (number, key, name, ranks, steps, restart_max, redraw_every,"  \
-                  " checkpoint_every, features, state, reason, stop, step, submitted_ms,"          \
-                  " started_ms, ended_ms, redraw_threshold, validates, priority, stall_ms, local," \
-                  " user, forked_from, forked_step) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"   \
-                  " ?10, '', 0, 0, ?11, 0, 0, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)")            \
+    Q(INSERT_RUN,                                                                                  \
+      "INSERT INTO runs (number, key, name, ranks, steps, restart_max, redraw_every,"              \
+      " checkpoint_every, features, state, reason, stop, step, submitted_ms,"                      \
+      " started_ms, ended_ms, redraw_threshold, validates, priority, stall_ms,"                    \
+      " launcher, user, forked_from, forked_step) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"     \
+      " ?10, '', 0, 0, ?11, 0, 0, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)")                        \
     Q(INSERT_AWAITED, "INSERT INTO awaited VALUES (?1, ?2)")                                       \
     Q(INSERT_JOB, "INSERT INTO jobs VALUES (?1, ?2, ?3)")                                          \
     Q(MOVE_RUN, "UPDATE runs SET state = ?2, reason = ?3,"                                         \
@@ -84,7 +85,7 @@
             " ended_ms, redraw_threshold, validates, priority, fruitless, stillborn,"              \
             " stillborn_step, requeue_key, requeued_attempt,"                                      \
             " (SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number),"           \
-            " stall_ms, local, (SELECT seconds FROM checkpoints WHERE run = runs.number"           \
+            " stall_ms, launcher, (SELECT seconds FROM checkpoints WHERE run = runs.number"        \
             " ORDER BY saved_ms DESC LIMIT 1), user, forked_from, forked_step FROM runs"           \
             " ORDER BY number")                                                                    \
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
@@ -516,7 +517,7 @@ static enum status store_run_submitted(struct store *store, const struct record 
                 count(facts->redraw_every), count(facts->checkpoint_every),
                 integer(facts->features), text(run_state_name(RUN_QUEUED)), count(record->time_ms),
                 real(facts->redraw_threshold), integer(facts->validates), integer(facts->priority),
-                count(facts->stall_ms), integer(facts->local), text(submitted->user),
+                count(facts->stall_ms), text(launcher_text(facts->launcher)), text(submitted->user),
                 count(submitted->forked_from), count(submitted->forked_step));
     for (size_t i = 0; status == ST_OK && i < submitted->after_count; i++)
         status = execute(store, SQL_INSERT_AWAITED, fault, count(record->run),
@@ -742,6 +743,7 @@ static enum status store_noted(struct store *store, const struct record *record,
 /* How things are now is nobody's history. */
 #define store_rank_heard      NULL
 #define store_attempt_pressed NULL
+#define store_attempt_waits   NULL
 
 static enum status (*const writers[])(struct store *store, const struct record *record,
                                       struct fault *fault) = {
@@ -833,11 +835,12 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     run->requeued_attempt = column_u32(row, 23);
     run->saved_step = column_count(row, 24);
     run->facts.stall_ms = column_count(row, 25);
-    run->facts.local = sqlite3_column_int(row, 26) != 0;
     run->save_ms = (uint64_t)(1e3 * fmax(column_real(row, 27), 0));
     text_copy(run->user, sizeof run->user, column_text(row, 28));
     run->forked_from = column_count(row, 29);
     run->forked_step = column_count(row, 30);
+    if (!launcher_from_text(column_text(row, 26), &run->facts.launcher))
+        return bad_row(run, "its launcher is none", fault);
     if (!run_state_from_name(column_text(row, 9), &run->state))
         return bad_row(run, "its state is none", fault);
     if (run->stop > STOP_REQUEUE) return bad_row(run, "its stop is none", fault);

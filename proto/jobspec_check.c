@@ -98,6 +98,9 @@ static const struct jobspec_place *blame(const struct jobspec_reading *reading,
     L(job, seed, 0, INT64_MAX)          \
     L(resources, ranks, 1, 65536)       \
     L(resources, threads, 1, 1024)      \
+    L(slurm, nodes, 1, 65536)           \
+    L(slurm, grace, 1, 65535)           \
+    L(slurm, gpus_per_rank, 0, 1024)    \
     L(data, length, 1, 1 << 24)         \
     L(data, vocab, 0, 65536)            \
     L(model, layers, 1, 512)            \
@@ -254,6 +257,46 @@ static void check_train(struct jobspec_reading *reading)
     else if (reading->good[KEY_data_train] && reading->spec->data.train[0] == '\0')
         jobspec_report(reading, MISTAKE_TEXT, &reading->value[KEY_data_train], "names no file", "",
                        "`train` in [data] is empty");
+}
+
+/* Each becomes a line of a script: a second line in it would be anybody's. */
+static bool is_one_line(const char *text)
+{
+    for (; *text != '\0'; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7f) return false;
+    return true;
+}
+
+/* NULL, or what is wrong with an option for sbatch. */
+static const char *extra_flaw(const char *option)
+{
+    if (!is_one_line(option)) return "has a control character";
+    if (strncmp(option, "--", 2) != 0) return "each is a long option of sbatch, --name=value";
+    if (strncmp(option, "--array", 7) == 0) return "an attempt is one job, and no array of them";
+    return NULL;
+}
+
+static void check_sbatch(struct jobspec_reading *reading)
+{
+    static const enum jobspec_key_id texts[] = {KEY_slurm_partition, KEY_slurm_account,
+                                                KEY_slurm_time};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        if (!reading->good[texts[i]]) continue;
+        if (is_one_line(*(char *const *)value_of(reading, texts[i]))) continue;
+        reading->good[texts[i]] = false;
+        jobspec_report(reading, MISTAKE_TEXT, place_of(reading, texts[i]),
+                       "has a control character", "", "`%s` in [resources.slurm] cannot be used",
+                       jobspec_keys[texts[i]].name);
+    }
+    if (!reading->good[KEY_slurm_extra]) return;
+    const struct text_list *extra = &reading->spec->slurm.extra;
+    for (size_t i = 0; i < extra->count; i++) {
+        const char *flaw = extra_flaw(extra->items[i]);
+        if (!flaw) continue;
+        reading->good[KEY_slurm_extra] = false;
+        jobspec_report(reading, MISTAKE_TEXT, place_of(reading, KEY_slurm_extra), flaw, "",
+                       "\"%.60s\" of `extra` in [resources.slurm] cannot be used", extra->items[i]);
+    }
 }
 
 /* ---- keys that must agree ---- */
@@ -481,6 +524,29 @@ static void check_features(struct jobspec_reading *reading)
                    "leave it out, or take another kernel");
 }
 
+static void check_nodes(struct jobspec_reading *reading)
+{
+    const struct jobspec *spec = reading->spec;
+    if (!good(reading, KEY_slurm_nodes, KEY_resources_ranks)) return;
+    if (spec->slurm.nodes <= spec->resources.ranks) return;
+    jobspec_report(reading, MISTAKE_NODES, blame(reading, KEY_slurm_nodes, KEY_resources_ranks),
+                   "more nodes than ranks", "every node runs one rank or more",
+                   "`nodes` in [resources.slurm] is more than `ranks` in [resources]");
+}
+
+static void check_launcher(struct jobspec_reading *reading)
+{
+    if (!reading->good[KEY_resources_launcher]) return;
+    if (reading->spec->resources.launcher == LAUNCHER_SLURM) {
+        check_nodes(reading);
+        return;
+    }
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (jobspec_keys[i].section == SECTION_slurm)
+            warn_no_effect(reading, i, "for launcher = \"slurm\" alone",
+                           "leave it out, or set launcher = \"slurm\" in [resources]");
+}
+
 static void check_error_exists(struct jobspec_reading *reading)
 {
     const struct jobspec *spec = reading->spec;
@@ -557,7 +623,9 @@ static void derive_defaults(struct jobspec_reading *reading)
     struct jobspec *spec = reading->spec;
     int64_t ranks = reading->good[KEY_resources_ranks] ? spec->resources.ranks : 1;
     if (!reading->given[KEY_resources_threads])
-        spec->resources.threads = default_threads(ranks > 0 ? ranks : 1);
+        spec->resources.threads = spec->resources.launcher == LAUNCHER_SLURM
+                                      ? 1 /* nobody knows the nodes' cores yet */
+                                      : default_threads(ranks > 0 ? ranks : 1);
     if (!reading->given[KEY_model_objective])
         spec->model.objective = spec->model.causal ? OBJECTIVE_NEXT_TOKEN : OBJECTIVE_MASKED;
     if (!reading->given[KEY_attention_epsilon])
@@ -573,7 +641,9 @@ void jobspec_check(struct jobspec_reading *reading)
     check_name(reading);
     check_train(reading);
     check_after(reading);
+    check_sbatch(reading);
     check_shapes(reading);
+    check_launcher(reading);
     check_rotary(reading);
     check_attention(reading);
     check_forward_size(reading);

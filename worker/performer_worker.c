@@ -129,27 +129,30 @@ static int parse_arguments(int argc, char **argv, struct invocation *invocation)
     return -1;
 }
 
-static uint32_t rank_from_environment(void)
+/* By mpirun, or by a srun --mpi=pmix, which leaves it to MPI_Init to set Open MPI's own. NULL: by none. */
+static const char *rank_by_launcher(void)
 {
     const char *text = getenv("OMPI_COMM_WORLD_RANK");
-    return text ? (uint32_t)strtoul(text, NULL, 10) : 0;
+    return text ? text : getenv("PMIX_RANK");
 }
 
-static bool started_by_mpirun(void)
+static uint32_t rank_from_environment(void)
 {
-    return getenv("OMPI_COMM_WORLD_SIZE") != NULL;
+    const char *text = rank_by_launcher();
+    return text ? (uint32_t)strtoul(text, NULL, 10) : 0;
 }
 
 /*
  * No signal is handled: in oneDNN 2.6.3 the AVX-512 product of a transposed matrix keeps values below the stack's red zone.
  * A handler's frame goes there, and the product then writes over the heap. SIGTERM is blocked for all threads that come, and
- * whether it is pending is asked at the edge of a step.
+ * whether it is pending is asked at the edge of a step; so is SIGUSR2, by which Slurm tells that the time limit is near.
  */
 static void settle_signals(void)
 {
     sigset_t blocked;
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGTERM);
+    sigaddset(&blocked, SIGUSR2);
     pthread_sigmask(SIG_BLOCK, &blocked, NULL);
     const struct sigaction ignored = {.sa_handler = SIG_IGN};
     sigaction(SIGPIPE, &ignored, NULL);
@@ -159,7 +162,8 @@ static void settle_signals(void)
 static bool stop_asked(void)
 {
     sigset_t pending;
-    return sigpending(&pending) == 0 && sigismember(&pending, SIGTERM) == 1;
+    if (sigpending(&pending) != 0) return false;
+    return sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGUSR2) == 1;
 }
 
 /* Nobody may be left to read a pipe: what this rank says goes into a file of its own, before it says anything. */
@@ -217,7 +221,7 @@ static enum status load_job(struct rank *rank, struct fault *fault)
 
 static enum status join_ranks(struct rank *rank, int *argc, char ***argv, struct fault *fault)
 {
-    if (started_by_mpirun()) return collective_mpi(argc, argv, &rank->collective, fault);
+    if (rank_by_launcher()) return collective_mpi(argc, argv, &rank->collective, fault);
     enum status status = collective_single(&rank->collective);
     if (status != ST_OK) fault_set(fault, status, "no memory to begin");
     return status;

@@ -1409,6 +1409,122 @@ Test(kill, waits_for_a_launcher_that_is_on_its_way)
     stage_fini(&stage);
 }
 
+/* ---- jobs of Slurm ---- */
+
+/* One of two ranks that Slurm has taken. */
+static void begin_slurm(struct stage *stage)
+{
+    stage_init(stage, 4, ":memory:");
+    stage->run = stage_submit_slurm(stage, 2);
+    stage_act(stage, "tick");
+    stage_act(stage, "launched");
+}
+
+Test(slurm, a_job_takes_no_rank_of_this_machine)
+{
+    struct stage stage;
+    stage_init(&stage, 4, NULL);
+    stage_submit(&stage, 3, 0, NULL);
+    stage_submit(&stage, 3, 0, NULL);
+    cr_assert_eq(stage_submit_slurm(&stage, 64), 3);
+    for (int i = 0; i < 3; i++) stage_act(&stage, "tick");
+    cr_assert_eq(coordinator_run(&stage.coordinator, 1)->state, RUN_STARTING);
+    cr_assert_eq(coordinator_run(&stage.coordinator, 2)->state, RUN_QUEUED);
+    cr_assert_eq(coordinator_run(&stage.coordinator, 3)->state, RUN_STARTING, "behind nobody");
+    cr_assert_eq(coordinator_ranks_in_use(&stage.coordinator), 3);
+    stage_fini(&stage);
+}
+
+Test(slurm, a_wait_in_a_queue_is_no_silence)
+{
+    struct stage stage;
+    char reason[RUN_REASON_SIZE];
+    begin_slurm(&stage);
+    for (int i = 0; i < 5; i++) {
+        stage_act(&stage, "waits");
+        stage_act(&stage, "wait 100000");
+        cr_assert_eq(stage_run(&stage)->state, RUN_STARTING);
+    }
+    reason_of(&stage, stage.run, reason, sizeof reason);
+    cr_assert_str_eq(reason, "attempt 1, Slurm job 7 is PENDING");
+    stage_act(&stage, "begins");
+    reason_of(&stage, stage.run, reason, sizeof reason);
+    cr_assert_str_eq(reason, "attempt 1 begins");
+    stage_act(&stage, "wait 181000");
+    cr_assert_eq(stage_run(&stage)->state, RUN_UNKNOWN);
+    stage_act(&stage, "waits");
+    cr_assert_eq(stage_run(&stage)->state, RUN_STARTING);
+    stage_fini(&stage);
+}
+
+Test(slurm, a_cancel_in_the_queue_saves_nothing_and_ends_the_job)
+{
+    struct stage stage;
+    begin_slurm(&stage);
+    stage_act(&stage, "waits");
+    stage_act(&stage, "cancel");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 1);
+    cr_assert_eq(stage.decision.effects[0].signal, SIGKILL);
+    stage_act(&stage, "end KILLED");
+    cr_assert_eq(stage_run(&stage)->state, RUN_CANCELLED);
+    stage_fini(&stage);
+}
+
+Test(slurm, a_pause_in_the_queue_ends_the_job_and_costs_nothing)
+{
+    struct stage stage;
+    begin_slurm(&stage);
+    stage_act(&stage, "waits");
+    stage_act(&stage, "pause");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 1);
+    stage_act(&stage, "end KILLED");
+    cr_assert_eq(stage_run(&stage)->state, RUN_PAUSED);
+    cr_assert_eq(stage_run(&stage)->attempt.cause, CAUSE_PAUSED);
+    cr_assert_eq(stage_run(&stage)->spent[BUDGET_CRASH], 0);
+    stage_fini(&stage);
+}
+
+Test(slurm, a_job_that_somebody_else_cancelled_is_not_begun_again)
+{
+    struct stage stage;
+    begin_slurm(&stage);
+    stage_act(&stage, "report");
+    stage_act(&stage, "end JOB_CANCELLED");
+    cr_assert_eq(stage_run(&stage)->state, RUN_CANCELLED);
+    cr_assert_eq(stage_run(&stage)->attempt.cause, CAUSE_JOB_CANCELLED);
+    stage_fini(&stage);
+}
+
+static void end_stopped(struct stage *stage, enum attempt_cause cause)
+{
+    const struct evidence evidence = {.cause = cause, .stopped = true, .first_rank = -1};
+    stage_send(stage, (struct event){.kind = EVENT_ATTEMPT_ENDED,
+                                     .attempt_ended = {stage->run, 1, &evidence}});
+}
+
+Test(slurm, ranks_that_stop_though_nobody_here_told_them_to_begin_again)
+{
+    struct stage stage;
+    begin_slurm(&stage);
+    stage_act(&stage, "report");
+    end_stopped(&stage, CAUSE_CANCELLED);
+    cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING);
+    cr_assert_eq(stage_run(&stage)->attempt.cause, CAUSE_PREEMPTED);
+    stage_fini(&stage);
+}
+
+Test(slurm, a_cancel_is_kept_where_the_time_limit_comes_first)
+{
+    struct stage stage;
+    begin_slurm(&stage);
+    stage_act(&stage, "report");
+    stage_act(&stage, "cancel");
+    end_stopped(&stage, CAUSE_TIME_LIMIT);
+    cr_assert_eq(stage_run(&stage)->state, RUN_CANCELLED);
+    cr_assert_eq(stage_run(&stage)->attempt.cause, CAUSE_CANCELLED);
+    stage_fini(&stage);
+}
+
 /* ---- words ---- */
 
 Test(words, name_the_cause_and_what_is_left)

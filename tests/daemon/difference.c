@@ -65,7 +65,8 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(a->after_count != b->after_count, "number of runs that it comes after");
     for (size_t i = 0; i < a->after_count; i++) DIFFER(a->after[i] != b->after[i], "order of runs");
     DIFFER(a->facts.validates != b->facts.validates, "validation");
-    DIFFER(a->facts.stall_ms != b->facts.stall_ms || a->facts.local != b->facts.local, "stall");
+    DIFFER(a->facts.stall_ms != b->facts.stall_ms, "stall");
+    DIFFER(a->facts.launcher != b->facts.launcher, "launcher");
     DIFFER(a->state != b->state, "state");
     DIFFER(strcmp(a->reason, b->reason) != 0, "reason");
     DIFFER(a->stop != b->stop, "stop");

@@ -127,6 +127,18 @@ Test(driver, a_directory_of_another_database_is_not_taken_over)
     cr_assert_eq(workshop_submit(&workshop, "one", 1), 1);
 }
 
+Test(driver, ranks_of_other_hosts_need_a_way_to_the_daemon_and_to_its_runs)
+{
+    workshop.launcher.remote = true;
+    refused(workshop_submit_text(&workshop, workshop_job("far", 1, ""), ""), ST_REFUSED,
+            "--listen tls+tcp://");
+    workshop.driver.remote.url = "tls+tcp://here:1";
+    refused(workshop_submit_text(&workshop, workshop_job("far", 1, ""), ""), ST_REFUSED, "--runs");
+    snprintf(workshop.directory.runs, sizeof workshop.directory.runs, "%s",
+             scratch_path(&workshop.scratch, "shared/runs"));
+    workshop_submit(&workshop, "far", 1);
+}
+
 Test(driver, job_files_that_are_missing_are_written_before_the_first_attempt)
 {
     workshop_submit(&workshop, "one", 1);

@@ -256,3 +256,109 @@ Test(evidence, last_lines_are_whole_short_and_printable)
     cr_assert_null(strpbrk(found.last_lines, "\x1b\xff"));
     cr_assert_null(strchr(found.text, '\a'));
 }
+
+/* ---- under Slurm ---- */
+
+static void job_ended(const char *state)
+{
+    char json[256];
+    snprintf(json, sizeof json,
+             "{\"name\":\"r1-a1-00\",\"job\":7,\"state\":\"%s\",\"reason\":\"None\","
+             "\"nodes\":\"n[1-2]\",\"sbatch\":\"\"}",
+             state);
+    scratch_write(&attempt, "slurm.json", json);
+}
+
+Test(evidence, a_lost_node_comes_before_the_ranks_that_missed_it)
+{
+    rank_ended(0, ST_COLLECTIVE, 0, 7, 5, "all-reduce failed");
+    launcher_ended(137, 0);
+    job_ended("NODE_FAIL");
+    judge(2);
+    cause_is(CAUSE_NODE_LOST);
+    cr_assert_str_eq(found.text, "Slurm job 7 on n[1-2] is NODE_FAIL");
+}
+
+Test(evidence, a_rank_s_own_fault_comes_before_the_state_of_its_job)
+{
+    rank_ended(0, ST_BAD_DATA, 0, 7, 5, "no such file");
+    launcher_ended(140, 0);
+    job_ended("TIMEOUT");
+    judge(2);
+    cause_is(CAUSE_BAD_DATA);
+}
+
+Test(evidence, a_job_that_ended_by_itself_says_nothing_that_its_ranks_do_not)
+{
+    rank_ended(0, ST_OK, 0, 40, 5, "");
+    launcher_ended(0, 0);
+    job_ended("COMPLETED");
+    judge(1);
+    cause_is(CAUSE_FINISHED);
+}
+
+Test(evidence, ranks_that_were_done_when_the_node_failed_are_done)
+{
+    rank_ended(0, ST_OK, 0, 40, 5, "");
+    job_ended("NODE_FAIL");
+    judge(1);
+    cause_is(CAUSE_FINISHED);
+}
+
+Test(evidence, who_told_the_ranks_to_stop)
+{
+    rank_ended(0, ST_OK, 1, 12, 5, "");
+    job_ended("CANCELLED");
+    judge(1);
+    cause_is(CAUSE_JOB_CANCELLED);
+    cr_assert(found.stopped);
+    cr_assert_not_null(strstr(found.text, "stopped after a checkpoint"));
+
+    job_ended("COMPLETED");
+    scratch_write(&attempt, "exit.json", "{\"exit_code\":0,\"signal\":0,\"passed\":12}");
+    judge(1);
+    cause_is(CAUSE_TIME_LIMIT);
+    cr_assert(found.stopped);
+}
+
+Test(evidence, a_refusal_of_sbatch_is_told_in_its_words)
+{
+    scratch_write(&attempt, "slurm.json",
+                  "{\"state\":\"REFUSED\",\"sbatch\":\"invalid partition: x\"}");
+    judge(2);
+    cause_is(CAUSE_LAUNCH_FAILED);
+    cr_assert_str_eq(found.text, "invalid partition: x");
+}
+
+Test(evidence, a_job_that_failed_before_performer_launch_began)
+{
+    job_ended("FAILED");
+    judge(2);
+    cause_is(CAUSE_LOST);
+    cr_assert_not_null(strstr(found.text, "Slurm job 7 on n[1-2] is FAILED"));
+}
+
+Test(evidence, a_task_that_srun_saw_killed)
+{
+    launcher_ended(137, 0);
+    scratch_write(&attempt, "launcher.log",
+                  "srun: error: n1: task 3 and more words\nsrun: Terminating StepId=2.0\n"
+                  "srun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Terminated\n");
+    judge(2);
+    cause_is(CAUSE_CRASH);
+    cr_assert_eq(found.first_rank, 1);
+    cr_assert_eq(found.signal, 9);
+    cr_assert_str_eq(found.host, "n2");
+}
+
+Test(evidence, tasks_that_srun_saw_exit)
+{
+    launcher_ended(40, 0);
+    scratch_write(&attempt, "launcher.log",
+                  "srun: error: n1: tasks 2-3: Exited with exit code 40\n");
+    judge(4);
+    cause_is(CAUSE_CRASH);
+    cr_assert_eq(found.first_rank, 2);
+    cr_assert_eq(found.signal, 0);
+    cr_assert_str_eq(found.text, "rank 2 ended with exit code 40 and left no word");
+}

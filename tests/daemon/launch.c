@@ -150,6 +150,15 @@ Test(launch, term_is_passed_on)
     unlink("attempt");
 }
 
+Test(launch, the_signal_before_a_time_limit_is_passed_on_and_told)
+{
+    pid_t pid = launch("trap 'exit 0' USR2; echo ready; while :; do sleep 0.05; done");
+    wait_for("attempt-1/launcher.log");
+    kill(pid, SIGUSR2);
+    cr_assert_eq(end_of(pid), 0);
+    cr_assert_eq(number_of("attempt-1/exit.json", "passed"), SIGUSR2);
+}
+
 Test(launch, a_command_that_is_not_there)
 {
     const char *attempt = scratch_path(&run, "attempt-1");

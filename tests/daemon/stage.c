@@ -89,6 +89,15 @@ uint64_t stage_submit(struct stage *stage, uint32_t ranks, uint32_t restart_max,
     return submit(stage, &facts, NULL, key);
 }
 
+uint64_t stage_submit_slurm(struct stage *stage, uint32_t ranks)
+{
+    struct run_facts facts = facts_of_stage;
+    facts.ranks = ranks;
+    facts.restart_max = 3;
+    facts.launcher = LAUNCHER_SLURM;
+    return submit(stage, &facts, NULL, NULL);
+}
+
 uint64_t stage_submit_queued(struct stage *stage, uint32_t ranks, int64_t priority,
                              const char *after)
 {
@@ -204,6 +213,13 @@ static const struct answer *world(struct stage *stage, enum event_kind kind)
     return stage_send(stage, event);
 }
 
+static const struct answer *waits(struct stage *stage, const char *words)
+{
+    const uint32_t attempt = stage_run(stage)->attempt.number;
+    return stage_send(stage,
+                      (struct event){.kind = EVENT_WAITS, .waits = {stage->run, attempt, words}});
+}
+
 static const struct {
     const char *act;
     enum event_kind kind;
@@ -244,6 +260,8 @@ const struct answer *stage_act(struct stage *stage, const char *act)
     if (strncmp(act, "saves ", 6) == 0) return saves(stage, strtoull(act + 6, NULL, 10));
     if (strncmp(act, "resumes ", 8) == 0) return resumes(stage, strtoull(act + 8, NULL, 10));
     if (strcmp(act, "tick") == 0) return tick(stage);
+    if (strcmp(act, "waits") == 0) return waits(stage, "Slurm job 7 is PENDING");
+    if (strcmp(act, "begins") == 0) return waits(stage, "");
     if (strcmp(act, "submit") == 0) {
         stage->run = stage_submit(stage, 2, 3, NULL);
         return &stage->decision.answer;

@@ -31,6 +31,8 @@ void stage_restart(struct stage *stage);
 uint64_t stage_submit_queued(struct stage *stage, uint32_t ranks, int64_t priority,
                              const char *after);
 uint64_t stage_submit(struct stage *stage, uint32_t ranks, uint32_t restart_max, const char *key);
+/* The same under Slurm, with 3 restarts. */
+uint64_t stage_submit_slurm(struct stage *stage, uint32_t ranks);
 const struct answer *stage_report(struct stage *stage, const Performer__Report *report);
 const struct run *stage_run(const struct stage *stage);
 
@@ -40,7 +42,7 @@ Performer__Report stage_next_report(struct stage *stage, uint32_t rank);
 /*
  * One thing that happens to the run, in words: "submit", "tick", "wait MS" (and tick), "launched",
  * "launch_failed", "report", "resumes STEP", "saves STEP" (a rank tells of it), "end CAUSE", "adopted", "unlaunched",
- * "restart", or what a person wants:
+ * "restart", "waits" (in a queue), "begins" (waits no more), or what a person wants:
  * "cancel", "kill", "pause", "resume", "requeue", "checkpoint", "redraw", "evaluate".
  */
 const struct answer *stage_act(struct stage *stage, const char *act);

@@ -102,15 +102,15 @@ Test(stall, the_silent_one_among_those_that_are_heard)
 Test(stall, silence_of_all_tells_nothing_but_on_this_machine)
 {
     for (int r = 0; r < RANKS; r++) ranks[r].heard_ms = NOW_MS - 100000;
+    run.facts.launcher = LAUNCHER_SLURM;
     cr_assert_not(stalls());
-    run.facts.local = true;
+    run.facts.launcher = LAUNCHER_LOCAL;
     cr_assert(stalls());
 }
 
 /* A daemon that was stopped, or has just been started, has not listened. */
 Test(stall, silence_counts_while_the_daemon_listens)
 {
-    run.facts.local = true;
     for (int r = 0; r < RANKS; r++) ranks[r].heard_ms = NOW_MS - 100000;
     cr_assert_not(stall_find(&run, NOW_MS, NOW_MS - 20000, &found));
     cr_assert(stall_find(&run, NOW_MS, NOW_MS - 40000, &found));

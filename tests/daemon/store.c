@@ -698,10 +698,11 @@ Test(foreign, an_older_schema_is_brought_up_to_date, .init = make_database,
      .fini = remove_directory)
 {
     run_sql("ALTER TABLE runs DROP COLUMN redraw_threshold; ALTER TABLE runs DROP COLUMN validates;"
+            "ALTER TABLE runs DROP COLUMN launcher;"
             "ALTER TABLE draws DROP COLUMN why; ALTER TABLE draws DROP COLUMN attempt;"
             "ALTER TABLE runs DROP COLUMN priority; DROP TABLE awaited;"
             "ALTER TABLE runs DROP COLUMN user;"
-            "ALTER TABLE runs DROP COLUMN stall_ms; ALTER TABLE runs DROP COLUMN local;"
+            "ALTER TABLE runs DROP COLUMN stall_ms;"
             "ALTER TABLE attempts DROP COLUMN stalled_rank;"
             "ALTER TABLE attempts DROP COLUMN stalled_text;"
             "ALTER TABLE runs DROP COLUMN fruitless; ALTER TABLE runs DROP COLUMN stillborn;"

@@ -1,6 +1,6 @@
 #include "tests/daemon/workshop.h"
 
-#include "daemon/process.h"
+#include <signal.h>
 
 const struct caller workshop_caller = {.user = "tester"};
 
@@ -29,10 +29,10 @@ static bool is_newest(const struct workshop *workshop, const char *directory)
 }
 
 static enum launcher_state play_probe(struct attempt_launcher *launcher, const char *directory,
-                                      struct process *process)
+                                      struct sighting *sighting)
 {
     const struct workshop *workshop = workshop_of(launcher);
-    *process = (struct process){.pid = 4711, .start_ticks = 17};
+    *sighting = (struct sighting){.id = 4711, .start_ticks = 17};
     if (is_newest(workshop, directory)) return workshop->state;
     return workshop->lingering && strstr(directory, workshop->lingering) ? LAUNCHER_ALIVE
                                                                          : LAUNCHER_ENDED;
@@ -44,6 +44,12 @@ static void play_signal(struct attempt_launcher *launcher, const char *directory
     (void)directory;
     workshop->signals++;
     workshop->last_signal = signal;
+}
+
+static void play_rescue(struct attempt_launcher *launcher, const char *directory, uint32_t rank)
+{
+    (void)rank;
+    play_signal(launcher, directory, SIGTERM);
 }
 
 static void begin(struct workshop *workshop)
@@ -61,7 +67,7 @@ static void begin(struct workshop *workshop)
     workshop->driver = (struct driver){.coordinator = &workshop->coordinator,
                                        .store = workshop->store,
                                        .directory = &workshop->directory,
-                                       .launcher = &workshop->launcher,
+                                       .launchers = {&workshop->launcher, &workshop->launcher},
                                        .local = {.url = "ipc:///nowhere"}};
     driver_start(&workshop->driver);
 }
@@ -79,10 +85,10 @@ void workshop_open(struct workshop *workshop)
     log_set_level(LOG_ERROR);
     *workshop = (struct workshop){
         .scratch = scratch_new(),
-        .launcher = {.name = "played",
-                     .start = play_start,
+        .launcher = {.start = play_start,
                      .probe = play_probe,
-                     .signal = play_signal},
+                     .signal = play_signal,
+                     .rescue = play_rescue},
         .state = LAUNCHER_ALIVE,
     };
     begin(workshop);

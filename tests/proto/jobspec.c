@@ -255,6 +255,13 @@ static const struct bad bad_files[] = {
     {18, "kind = \"\"", "E0302", 18, 8, 2, "favor, softmax, linformer, reformer"},
     /* ranges */
     {3, "seed = -1", "E0303", 3, 8, 2, "at least 0"},
+    {6, "[resources.slurm]\nnodes = 0", "E0303", 7, 9, 1, "at least 1"},
+    {6, "[resources.slurm]\ngrace = 0", "E0303", 7, 9, 1, "at least 1"},
+    {6, "[resources.slurm]\npartition = \"a\\nrm x\"", "E0304", 7, 13, 9, "control character"},
+    {6, "[resources.slurm]\nextra = [\"--x\\ny\"]", "E0304", 7, 9, 10, "control character"},
+    {6, "[resources.slurm]\nextra = [\"-N2\"]", "E0304", 7, 9, 7, "long option"},
+    {6, "[resources.slurm]\nextra = [\"--array=1-2\"]", "E0304", 7, 9, 15, "one job"},
+    {6, "launcher = \"slurm\"\n[resources.slurm]\nnodes = 99", "E0515", 8, 9, 2, "than ranks"},
     {5, "ranks = 0", "E0303", 5, 9, 1, "at least 1"},
     {5, "ranks = -2", "E0303", 5, 9, 2, "at least 1"},
     {5, "ranks = 9223372036854775807", "E0303", 5, 9, 19, "at most 65536"},
@@ -668,9 +675,9 @@ static void expect_round_trip(void)
 /* Every key that may have another value than its default, with one. */
 static const char every_key[] =
     "[job]\nname = \"a.b_c-D9\"\nseed = 9223372036854775807\n"
-    "[resources]\nlauncher = \"local\"\nranks = 4\nthreads = 3\ndevice = \"cpu\"\n"
-    "[resources.slurm]\npartition = \"\"\naccount = \"\"\ntime = \"\"\nnodes = 1\n"
-    "gpus_per_rank = 0\nextra = []\n"
+    "[resources]\nlauncher = \"slurm\"\nranks = 4\nthreads = 3\ndevice = \"cpu\"\n"
+    "[resources.slurm]\npartition = \"long\"\naccount = \"me\"\ntime = \"2-00:00\"\ngrace = 600\n"
+    "nodes = 2\ngpus_per_rank = 1\nextra = [\"--constraint=a&b\", \"--exclusive\"]\n"
     "[data]\nformat = \"tokens\"\ntrain = \"a \\\"b\\\" \\\\ \\t\\u007f \xc3\xa9.bin\"\n"
     "valid = \"v\"\nvalid_fraction = 0.0\nlength = 48\npacking = \"pad\"\nvocab = 777\n"
     "[model]\nlayers = 3\nheads = 2\nwidth = 40\nmlp = 50\ncausal = false\n"

@@ -7,9 +7,9 @@ enum { STATES = RUN_CANCELLED + 1, CAUSES = CAUSE_DIVERGED + 1 };
 /* Row: from, column: to, in the order of the enum; written down apart from the list under test. */
 static const char *const allowed[STATES] = {
     /*                QSRTEPUOFC */
-    [RUN_QUEUED] = "-x---x---x",    [RUN_STARTING] = "--xxx-xxx-",   [RUN_RUNNING] = "---xx-xxx-",
+    [RUN_QUEUED] = "-x---x---x",    [RUN_STARTING] = "--xxx-xxxx",   [RUN_RUNNING] = "---xx-xxxx",
     [RUN_STOPPING] = "x----x-xxx",  [RUN_RESTARTING] = "xx---x---x", [RUN_PAUSED] = "x--------x",
-    [RUN_UNKNOWN] = "--xxx--xx-",   [RUN_SUCCEEDED] = "----------",  [RUN_FAILED] = "x---------",
+    [RUN_UNKNOWN] = "-xxxx--xxx",   [RUN_SUCCEEDED] = "----------",  [RUN_FAILED] = "x---------",
     [RUN_CANCELLED] = "x---------",
 };
 

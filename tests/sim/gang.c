@@ -885,7 +885,7 @@ static void gang_killed(struct gang *gang)
 }
 
 static enum launcher_state gang_probe(struct attempt_launcher *launcher, const char *directory,
-                                      struct process *process)
+                                      struct sighting *sighting)
 {
     (void)launcher;
     const struct gang *gang = gang_in(directory);
@@ -893,7 +893,7 @@ static enum launcher_state gang_probe(struct attempt_launcher *launcher, const c
     if (gang->phase == GANG_ENDED) return LAUNCHER_ENDED;
     if (gang->phase == GANG_GONE) return LAUNCHER_GONE;
     if (gang->phase == GANG_DOWN) return LAUNCHER_DOWN;
-    *process = (struct process){.pid = gang->pid, .start_ticks = 1};
+    *sighting = (struct sighting){.id = gang->pid, .start_ticks = 1};
     return LAUNCHER_ALIVE;
 }
 
@@ -958,11 +958,8 @@ static enum status gang_start(struct attempt_launcher *launcher, const struct la
     return ST_OK;
 }
 
-struct attempt_launcher gang_launcher = {.name = "simulated",
-                                         .start = gang_start,
-                                         .probe = gang_probe,
-                                         .signal = gang_signal,
-                                         .rescue = gang_rescue};
+struct attempt_launcher gang_launcher = {
+    .start = gang_start, .probe = gang_probe, .signal = gang_signal, .rescue = gang_rescue};
 
 /* ---- weather ---- */
 

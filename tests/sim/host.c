@@ -82,7 +82,7 @@ static enum status start(struct fault *fault)
     host.driver = (struct driver){.coordinator = &host.coordinator,
                                   .store = host.store,
                                   .directory = &host.directory,
-                                  .launcher = &gang_launcher,
+                                  .launchers = {&gang_launcher, &gang_launcher},
                                   .local = {.url = "simulated"}};
     world_trace("the daemon starts");
     product_start(&host.driver);

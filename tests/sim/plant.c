@@ -225,6 +225,7 @@ void product_decide(const struct coordinator *coordinator, const struct event *e
 
 static void kill_early(const struct record *records, size_t count)
 {
+    struct attempt_launcher *launcher = host.driver.launchers[LAUNCHER_LOCAL];
     for (size_t i = 0; i < count; i++) {
         const struct run *run = coordinator_run(&host.coordinator, records[i].run);
         if (records[i].kind != RECORD_STOP_REQUESTED || !run || run->attempt.pid == 0 ||
@@ -233,7 +234,7 @@ static void kill_early(const struct record *records, size_t count)
         char directory[LAUNCHER_PATH_MAX];
         attempt_directory(&host.directory, run->id, run->attempt.number, directory,
                           sizeof directory);
-        host.driver.launcher->signal(host.driver.launcher, directory, SIGKILL);
+        launcher->signal(launcher, directory, SIGKILL);
     }
 }
 
