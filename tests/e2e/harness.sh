@@ -46,8 +46,11 @@ daemon_stop() {
     daemon_pid=""
 }
 
+at_exit() { :; } # a test may have more to end, and says so anew
+
 cleanup() {
     status=$?
+    at_exit
     [ -z "$daemon_pid" ] || kill -9 "$daemon_pid" 2>/dev/null || true
     # What a failed test left running carries the test's directory on its command line.
     pkill -9 -f "$work/" 2>/dev/null || true
