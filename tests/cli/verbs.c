@@ -266,7 +266,7 @@ Test(verbs, submit_waits_on_demand)
 
 /* ---- exit codes ---- */
 
-Test(verbs, each_status_of_the_daemon_has_its_exit_code)
+Test(verbs, each_status_of_the_daemon_has_its_exit_code, .timeout = 250)
 {
     static const struct {
         enum status status;

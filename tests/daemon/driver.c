@@ -250,6 +250,7 @@ Test(driver, a_fork_that_cannot_be_is_refused_and_leaves_nothing)
     refused(submit_fork("r1", 0, "[queue]\nafter = [\"r9\"]\n", ""), ST_NOT_FOUND, "r9");
     scratch_mkdir(&workshop.scratch, "state/runs/r1/checkpoints/step-0000000010/in-the-way");
     refused(submit_fork("r1", 10, "", ""), ST_NOT_PERMITTED, "hard link to its in-the-way");
+    cr_assert_neq(access(scratch_path(&workshop.scratch, "state/runs/r2.fork"), F_OK), 0);
     rmdir(scratch_path(&workshop.scratch, "state/runs/r1/checkpoints/step-0000000010/in-the-way"));
     remove_checkpoint(10);
     refused(submit_fork("r1", 10, "", ""), ST_REFUSED, "not there any more");
