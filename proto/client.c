@@ -19,7 +19,9 @@
 enum {
     RECONNECT_MIN_MS = 10,
     RECONNECT_MAX_MS = 250,
-    CONNECT_MS = 500, /* a daemon that has not taken the connection by then is away */
+    CONNECT_MS = 500,          /* a daemon that has not taken the connection by then is away */
+    NETWORK_CONNECT_MS = 5000, /* the same on a network, of many journeys for a handshake */
+    LOOK_MS = 250,
 };
 
 struct client {
@@ -104,8 +106,29 @@ static void client_free(struct client *client)
     free(client);
 }
 
+/* nng's dialer tries again in silence, but counts: connections "refused", and those whose certificate failed, "auth". */
+static uint64_t dialer_count(const struct client *client, const char *name)
+{
+    nng_stat *all;
+    uint64_t found = 0;
+    if (nng_stats_get(&all) != 0) return 0;
+    for (nng_stat *scope = nng_stat_child(all); scope; scope = nng_stat_next(scope)) {
+        bool ours = false;
+        uint64_t count = 0;
+        if (strcmp(nng_stat_name(scope), "dialer") != 0) continue;
+        for (nng_stat *item = nng_stat_child(scope); item; item = nng_stat_next(item)) {
+            if (strcmp(nng_stat_name(item), "id") == 0)
+                ours = nng_stat_value(item) == (uint64_t)nng_dialer_id(client->dialer);
+            if (strcmp(nng_stat_name(item), name) == 0) count = nng_stat_value(item);
+        }
+        if (ours) found = count;
+    }
+    nng_stats_free(all);
+    return found;
+}
+
 /* True as soon as a connection is up, false when none is until then. */
-static bool connected_within(struct client *client, nng_duration wait_ms)
+static bool connection_awaited(struct client *client, nng_duration wait_ms)
 {
     int64_t until_ms = now_ms() + wait_ms;
     const struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
@@ -116,6 +139,27 @@ static bool connected_within(struct client *client, nng_duration wait_ms)
     bool connected = client->pipes > 0;
     pthread_mutex_unlock(&client->lock);
     return connected;
+}
+
+static bool is_local(const char *url)
+{
+    return strncmp(url, "ipc://", strlen("ipc://")) == 0;
+}
+
+static bool is_network(const char *url)
+{
+    return strncmp(url, "tls+tcp://", strlen("tls+tcp://")) == 0;
+}
+
+/* Over a network it takes a few journeys, but who has been turned away need not wait. */
+static bool connected_within(struct client *client, nng_duration wait_ms)
+{
+    if (!is_network(client->url)) return connection_awaited(client, wait_ms);
+    for (; wait_ms > 0; wait_ms -= LOOK_MS) {
+        if (connection_awaited(client, wait_ms < LOOK_MS ? wait_ms : LOOK_MS)) return true;
+        if (dialer_count(client, "auth") + dialer_count(client, "refused") > 0) return false;
+    }
+    return false;
 }
 
 /* The limits hold for every connection that is made afterwards, so they come before the dialer. */
@@ -133,16 +177,6 @@ static int socket_configure(struct client *client)
     if (error == 0)
         error = nng_pipe_notify(client->socket, NNG_PIPE_EV_REM_POST, pipe_changed, client);
     return error;
-}
-
-static bool is_local(const char *url)
-{
-    return strncmp(url, "ipc://", strlen("ipc://")) == 0;
-}
-
-static bool is_network(const char *url)
-{
-    return strncmp(url, "tls+tcp://", strlen("tls+tcp://")) == 0;
 }
 
 /* Nothing else is dialled: a token must not cross a network for all to read. */
@@ -240,27 +274,6 @@ static enum status silent(const struct client *client, int timeout_ms, struct fa
                      client->url, timeout_ms);
 }
 
-/* nng's dialer tries again in silence, but counts: whether it was of two minds about the certificate. */
-static bool certificate_failed(const struct client *client)
-{
-    nng_stat *all;
-    bool failed = false;
-    if (nng_stats_get(&all) != 0) return false;
-    for (nng_stat *scope = nng_stat_child(all); scope; scope = nng_stat_next(scope)) {
-        bool ours = false;
-        uint64_t failures = 0;
-        if (strcmp(nng_stat_name(scope), "dialer") != 0) continue;
-        for (nng_stat *item = nng_stat_child(scope); item; item = nng_stat_next(item)) {
-            if (strcmp(nng_stat_name(item), "id") == 0)
-                ours = nng_stat_value(item) == (uint64_t)nng_dialer_id(client->dialer);
-            if (strcmp(nng_stat_name(item), "auth") == 0) failures = nng_stat_value(item);
-        }
-        failed = failed || (ours && failures > 0);
-    }
-    nng_stats_free(all);
-    return failed;
-}
-
 /* What can be seen of it. */
 static const char *why_unreachable(const struct client *client)
 {
@@ -268,7 +281,7 @@ static const char *why_unreachable(const struct client *client)
         return access(client->url + strlen("ipc://"), R_OK | W_OK) != 0
                    ? strerror(errno)
                    : "nobody takes the connection";
-    return certificate_failed(client)
+    return dialer_count(client, "auth") > 0
                ? "its certificate is not trusted: it has expired, is for another host's name, or is "
                  "not of those in PERFORMERD_TLS_CA"
                : "nobody takes the connection";
@@ -298,13 +311,14 @@ static int deliver(struct client *client, nng_ctx context, int64_t deadline_ms, 
 {
     for (;;) {
         nng_duration left = left_ms(deadline_ms);
-        nng_duration wait = left < CONNECT_MS ? left : CONNECT_MS;
+        nng_duration limit = is_network(client->url) ? NETWORK_CONNECT_MS : CONNECT_MS;
+        nng_duration wait = left < limit ? left : limit;
         if (!connected_within(client, wait)) return NNG_ECONNREFUSED;
         nng_aio_set_timeout(client->aio, wait);
         nng_aio_set_msg(client->aio, message);
         nng_ctx_send(context, client->aio);
         int error = wait_for(client->aio);
-        if (error != NNG_ETIMEDOUT || left <= CONNECT_MS) return error;
+        if (error != NNG_ETIMEDOUT || left <= limit) return error;
     }
 }
 

@@ -16,7 +16,7 @@ struct client;
 enum status client_open(const char *url, struct client **client, struct fault *fault);
 
 /*
- * Sends and waits for the answer. ST_UNREACHABLE: nobody took the connection within 500 ms (a daemon
+ * Sends and waits for the answer. ST_UNREACHABLE: nobody took the connection within 500 ms, or 5 s on a network (a daemon
  * that is away, or stopped), with the URL and the cure in words; ST_TIMED_OUT: it is there and silent; otherwise the status that the daemon answered, its words in
  * `fault`. On ST_OK the response is the caller's, freed with performer__response__free_unpacked.
  */
