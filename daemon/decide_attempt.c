@@ -105,7 +105,8 @@ static struct record_attempt_ended end_counted(const struct run *run, enum attem
     if (!counted) return ended;
     ended.fruitless = attempt->progressed ? 0 : run->fruitless + 1;
     bool loops = restart_budget_loops(attempt_cause_budget(cause));
-    bool moved = attempt->progressed || run_step_now(run) > attempt->resumed_step;
+    /* A heartbeat tells of the step that is under way, a metric of one that was done. */
+    bool moved = attempt->progressed || run->step > attempt->resumed_step;
     if (!loops || !attempt->started || moved) {
         ended.stillborn = 0;
         return ended;

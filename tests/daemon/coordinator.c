@@ -565,6 +565,11 @@ Test(restart, a_deadly_checkpoint_is_set_aside)
         stage_act(&stage, "wait 60000");
         cr_assert_eq(stage.decision.effects[0].set_aside_count, 0);
         stage_act(&stage, "resumes 20");
+        Performer__Heartbeat beat = PERFORMER__HEARTBEAT__INIT;
+        Performer__Report report = stage_next_report(&stage, 0);
+        beat.step = 21; /* under way */
+        report.heartbeat = &beat;
+        stage_report(&stage, &report);
     }
     stage_act(&stage, "end CRASH");
     cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING, "it gets another chance");
