@@ -29,7 +29,7 @@ struct driver {
     struct store *store;
     const struct state_directory *directory;
     struct attempt_launcher *launchers[LAUNCHERS]; /* by enum launcher */
-    struct way_in local, remote; /* for ranks on this machine, and on others */
+    struct way_in local, remote;                   /* for ranks on this machine, and on others */
     struct tended *tended;
     uint64_t tick_ms, awake_ms; /* the last tick; since when they came without a pause */
     bool store_failing;         /* said once, until it works again */
