@@ -31,6 +31,7 @@ enum exit_code exit_code_of_status(enum status status)
     case ST_BAD_DATA:
     case ST_DIVERGED:
     case ST_COLLECTIVE:
+    case ST_DEVICE:
         return EXIT_CODE_FAILED;
     }
     return EXIT_CODE_FAILED; /* a status of a newer daemon */

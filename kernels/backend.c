@@ -1,10 +1,21 @@
 #include "kernels/backend.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cuda/cuda.h"
 #include "kernels/reference/reference.h"
+
+static enum status host_memory_new(size_t bytes, void **memory)
+{
+    enum { ALIGN_BYTES = 64 };
+    void *made = aligned_alloc(ALIGN_BYTES, (bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES);
+    if (!made) return ST_NO_MEMORY;
+    *memory = made;
+    return ST_OK;
+}
 
 static const struct backend reference = {
     .name = "reference",
@@ -14,6 +25,8 @@ static const struct backend reference = {
 #undef REFERENCE_SLOT
         .attention_saved_floats = reference_attention_saved_floats,
     .attention_supported = reference_attention_supported,
+    .memory_new = host_memory_new,
+    .memory_free = free,
     .sync = reference_sync,
 };
 
@@ -27,12 +40,29 @@ static void cpu_fill(void)
     cpu_backend_override(&cpu);
 }
 
-const struct backend *backend_find(const char *name)
+static const struct backend *find(const char *name, const char **why_not)
 {
-    if (strcmp(name, reference.name) == 0) return &reference;
-    if (strcmp(name, "cpu") != 0) return NULL;
+    if (strcmp(name, "reference") == 0) return &reference;
+    if (strcmp(name, "cuda") == 0) return cuda_backend(why_not);
+    if (strcmp(name, "cpu") != 0) {
+        *why_not = "there is no such backend; there are reference, cpu and cuda";
+        return NULL;
+    }
     pthread_once(&cpu_once, cpu_fill);
     return &cpu;
+}
+
+const struct backend *backend_find(const char *name)
+{
+    const char *why_not;
+    return find(name, &why_not);
+}
+
+const char *backend_why_not(const char *name)
+{
+    const char *why_not = NULL;
+    find(name, &why_not);
+    return why_not;
 }
 
 const char *backend_libraries(void)

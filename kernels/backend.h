@@ -227,7 +227,7 @@ struct adamw {
 };
 
 struct backend {
-    const char *name;        /* "reference", "cpu" */
+    const char *name;        /* "reference", "cpu", "cuda" */
     const char *description; /* "cpu (x86-64-v3)": with what the bits depend on */
     bool has_bf16; /* products in bf16 by instructions of the machine; else by floats, and slower */
 #define BACKEND_SLOT(op)                                                                            \
@@ -240,11 +240,18 @@ struct backend {
     size_t (*attention_saved_floats)(const struct attention *arguments);
     /* whether attention of this kind, kernel and direction is there; where not, why not, in words */
     bool (*attention_supported)(const struct attention *arguments, const char **why_not);
+    /* Memory for what operations read and write, scratch included, 64-byte aligned; bytes > 0. The caller's, to be
+     * freed with memory_free, which takes NULL. The host may touch it too, but between an operation and the next `sync` not. */
+    enum status (*memory_new)(size_t bytes, void **memory);
+    void (*memory_free)(void *memory);
     enum status (*sync)(struct stream *stream);
 };
 
-/* "reference" or "cpu"; NULL where there is none of that name. */
+/* "reference", "cpu" or "cuda"; NULL where there is none of that name, or where the machine or the build has not got it. */
 const struct backend *backend_find(const char *name);
+
+/* Why backend_find() gives NULL, in words. */
+const char *backend_why_not(const char *name);
 
 /* "oneDNN 2.6.3": the libraries that the bits of `cpu` depend on. */
 const char *backend_libraries(void);

@@ -12,30 +12,31 @@
  */
 
 /*           name          number  text */
-#define STATUS_LIST(X)                                \
-    X(ST_OK, 0, "ok")                                 \
-    /* what one request can ruin */                   \
-    X(ST_INVALID, 1, "invalid input")                 \
-    X(ST_NOT_FOUND, 2, "not found")                   \
-    X(ST_REFUSED, 3, "refused in this state")         \
-    X(ST_NOT_PERMITTED, 4, "not permitted")           \
-    X(ST_TOO_LARGE, 5, "too large")                   \
-    X(ST_UNSUPPORTED, 6, "not supported")             \
-    X(ST_TIMED_OUT, 7, "timed out")                   \
-    X(ST_UNREACHABLE, 8, "not reachable")             \
-    X(ST_FENCED, 9, "a newer attempt has taken over") \
-    /* what ruins a process or a file */              \
-    X(ST_NO_MEMORY, 20, "out of memory")              \
-    X(ST_IO, 21, "input/output error")                \
-    X(ST_NO_SPACE, 22, "no space left")               \
-    X(ST_CORRUPT, 23, "corrupt data")                 \
-    X(ST_BUSY, 24, "held by another process")         \
-    X(ST_SYSTEM, 25, "system call failed")            \
-    X(ST_INTERNAL, 26, "internal error")              \
-    /* what ruins a run */                            \
-    X(ST_BAD_DATA, 40, "bad training data")           \
-    X(ST_DIVERGED, 41, "training diverged")           \
-    X(ST_COLLECTIVE, 42, "communication between ranks failed")
+#define STATUS_LIST(X)                                         \
+    X(ST_OK, 0, "ok")                                          \
+    /* what one request can ruin */                            \
+    X(ST_INVALID, 1, "invalid input")                          \
+    X(ST_NOT_FOUND, 2, "not found")                            \
+    X(ST_REFUSED, 3, "refused in this state")                  \
+    X(ST_NOT_PERMITTED, 4, "not permitted")                    \
+    X(ST_TOO_LARGE, 5, "too large")                            \
+    X(ST_UNSUPPORTED, 6, "not supported")                      \
+    X(ST_TIMED_OUT, 7, "timed out")                            \
+    X(ST_UNREACHABLE, 8, "not reachable")                      \
+    X(ST_FENCED, 9, "a newer attempt has taken over")          \
+    /* what ruins a process or a file */                       \
+    X(ST_NO_MEMORY, 20, "out of memory")                       \
+    X(ST_IO, 21, "input/output error")                         \
+    X(ST_NO_SPACE, 22, "no space left")                        \
+    X(ST_CORRUPT, 23, "corrupt data")                          \
+    X(ST_BUSY, 24, "held by another process")                  \
+    X(ST_SYSTEM, 25, "system call failed")                     \
+    X(ST_INTERNAL, 26, "internal error")                       \
+    /* what ruins a run */                                     \
+    X(ST_BAD_DATA, 40, "bad training data")                    \
+    X(ST_DIVERGED, 41, "training diverged")                    \
+    X(ST_COLLECTIVE, 42, "communication between ranks failed") \
+    X(ST_DEVICE, 43, "the GPU failed")
 
 enum status {
 #define STATUS_ENUM(name, number, text) name = number,

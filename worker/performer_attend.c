@@ -32,7 +32,7 @@ static const char USAGE[] =
     "epsilon, and for reformer chunk [64].\n"
     "\n"
     "  --out FILE            where out (and dq, dk, dv) go\n"
-    "  --backend NAME        reference or cpu [cpu]\n"
+    "  --backend NAME        reference, cpu or cuda [cpu]\n"
     "  --precision NAME      fp32 or bf16 [fp32]\n"
     "  --threads N           threads [as many as there are cores]\n"
     "  --bench N             time N more runs of each pass and print the medians\n"
@@ -49,8 +49,9 @@ struct request {
     int bench; /* runs to time, 0: none */
 };
 
-/* A case in memory. Zeroed, it may be freed. */
+/* A case, in memory of its backend. With nothing else set, it may be freed. */
 struct attend {
+    const struct backend *backend;
     struct attention call;
     bool backward;
     float *q, *k, *v, *dout; /* as in the file; NULL where it has none */
@@ -86,11 +87,8 @@ static enum status backend_parse(const char *name, const struct backend **backen
                                  struct fault *fault)
 {
     const struct backend *found = backend_find(name);
-    if (!found && strcmp(name, "cuda") == 0)
-        return fault_set(fault, ST_UNSUPPORTED,
-                         "--backend cuda is not built yet; take reference or cpu");
     if (!found)
-        return fault_set(fault, ST_INVALID, "--backend is reference or cpu, not '%s'", name);
+        return fault_set(fault, ST_INVALID, "--backend %s: %s", name, backend_why_not(name));
     *backend = found;
     return ST_OK;
 }
@@ -203,8 +201,9 @@ static enum status shape_check(const struct tensor_entry *entry, int dimensions,
  * Copies a float tensor, since data in the file need not be aligned. A 0 in `shape`
  * takes any size and is filled in. ST_NOT_FOUND: there is none of that name.
  */
-static enum status floats_read(const struct safetensors *file, const char *name, int dimensions,
-                               int64_t *shape, float **values, struct fault *fault)
+static enum status floats_read(const struct safetensors *file, const struct backend *backend,
+                               const char *name, int dimensions, int64_t *shape, float **values,
+                               struct fault *fault)
 {
     const struct tensor_entry *entry = safetensors_find(file, name);
     if (!entry) return fault_set(fault, ST_NOT_FOUND, "tensor %s is missing", name);
@@ -212,8 +211,9 @@ static enum status floats_read(const struct safetensors *file, const char *name,
     if (status != ST_OK) return status;
     if (entry->type != TENSOR_F32)
         return fault_set(fault, ST_INVALID, "tensor %s is not of type F32", name);
-    float *copy = malloc(entry->bytes);
-    if (!copy) return fault_set(fault, ST_NO_MEMORY, "no memory for tensor %s", name);
+    void *copy;
+    status = backend->memory_new(entry->bytes, &copy);
+    if (status != ST_OK) return fault_set(fault, status, "no memory for tensor %s", name);
     memcpy(copy, entry->data, entry->bytes);
     for (int i = 0; i < dimensions; i++) shape[i] = entry->shape[i];
     *values = copy;
@@ -229,9 +229,11 @@ static enum status key_mask_read(const struct safetensors *file, struct attend *
     if (status != ST_OK) return status;
     if (entry->type != TENSOR_U8 && entry->type != TENSOR_BOOL)
         return fault_set(fault, ST_INVALID, "tensor key_mask is not of type U8 or BOOL");
-    attend->key_mask = malloc(entry->bytes);
-    if (!attend->key_mask) return fault_set(fault, ST_NO_MEMORY, "no memory for tensor key_mask");
-    memcpy(attend->key_mask, entry->data, entry->bytes);
+    void *copy;
+    status = attend->backend->memory_new(entry->bytes, &copy);
+    if (status != ST_OK) return fault_set(fault, status, "no memory for tensor key_mask");
+    memcpy(copy, entry->data, entry->bytes);
+    attend->key_mask = copy;
     attend->call.key_mask = attend->key_mask;
     return ST_OK;
 }
@@ -282,10 +284,17 @@ static enum status chunk_read(const struct safetensors *file, struct attention *
     return status;
 }
 
-static enum status options_read(const struct safetensors *file, const struct backend *backend,
-                                struct attention *call, struct fault *fault)
+static enum status support_check(const struct attend *attend, struct fault *fault)
 {
-    const char *kind, *causal, *why_not;
+    const char *why_not;
+    if (attend->backend->attention_supported(&attend->call, &why_not)) return ST_OK;
+    return fault_set(fault, ST_UNSUPPORTED, "%s", why_not);
+}
+
+static enum status options_read(const struct safetensors *file, struct attention *call,
+                                struct fault *fault)
+{
+    const char *kind, *causal;
     enum status status = option_read(file, "attention", "favor", &kind, fault);
     if (status != ST_OK) return status;
     if (!attention_kind_from_text(kind, &call->kind))
@@ -304,8 +313,6 @@ static enum status options_read(const struct safetensors *file, const struct bac
     if (!call->causal && strcmp(causal, "false") != 0)
         return fault_set(fault, ST_INVALID,
                          "__metadata__: causal is \"true\" or \"false\", not \"%s\"", causal);
-    if (!backend->attention_supported(call, &why_not))
-        return fault_set(fault, ST_UNSUPPORTED, "%s", why_not);
     return ST_OK;
 }
 
@@ -313,7 +320,8 @@ static enum status projection_read(const struct safetensors *file, struct attend
                                    struct fault *fault)
 {
     int64_t shape[2] = {0, attend->call.head_dim};
-    enum status status = floats_read(file, "projection", 2, shape, &attend->matrices[0], fault);
+    enum status status =
+        floats_read(file, attend->backend, "projection", 2, shape, &attend->matrices[0], fault);
     if (status != ST_OK) return status;
     attend->call.features = shape[0];
     attend->call.projection = attend->matrices[0];
@@ -324,9 +332,11 @@ static enum status linformer_read(const struct safetensors *file, struct attend 
                                   struct fault *fault)
 {
     int64_t shape[2] = {0, attend->call.length};
-    enum status status = floats_read(file, "key_projection", 2, shape, &attend->matrices[0], fault);
+    enum status status =
+        floats_read(file, attend->backend, "key_projection", 2, shape, &attend->matrices[0], fault);
     if (status != ST_OK) return status;
-    status = floats_read(file, "value_projection", 2, shape, &attend->matrices[1], fault);
+    status = floats_read(file, attend->backend, "value_projection", 2, shape, &attend->matrices[1],
+                         fault);
     if (status != ST_OK) return status;
     attend->call.rank = shape[0];
     attend->call.columns = attend->call.length;
@@ -339,7 +349,8 @@ static enum status rotations_read(const struct safetensors *file, struct attend 
                                   struct fault *fault)
 {
     int64_t shape[3] = {0, attend->call.head_dim, 0};
-    enum status status = floats_read(file, "rotations", 3, shape, &attend->matrices[0], fault);
+    enum status status =
+        floats_read(file, attend->backend, "rotations", 3, shape, &attend->matrices[0], fault);
     if (status != ST_OK) return status;
     attend->call.rounds = shape[0];
     attend->call.buckets = 2 * shape[2];
@@ -368,14 +379,14 @@ static enum status tensors_read(const struct safetensors *file, struct attend *a
 {
     struct attention *call = &attend->call;
     int64_t q[3] = {0, 0, 0};
-    enum status status = floats_read(file, "q", 3, q, &attend->q, fault);
+    enum status status = floats_read(file, attend->backend, "q", 3, q, &attend->q, fault);
     if (status != ST_OK) return status;
     if (call->kind != ATTENTION_REFORMER) {
-        status = floats_read(file, "k", 3, q, &attend->k, fault);
+        status = floats_read(file, attend->backend, "k", 3, q, &attend->k, fault);
         if (status != ST_OK) return status;
     }
     int64_t v[3] = {q[0], q[1], 0};
-    status = floats_read(file, "v", 3, v, &attend->v, fault);
+    status = floats_read(file, attend->backend, "v", 3, v, &attend->v, fault);
     if (status != ST_OK) return status;
     call->batch = 1;
     call->heads = q[0];
@@ -384,7 +395,7 @@ static enum status tensors_read(const struct safetensors *file, struct attend *a
     call->value_dim = v[2];
     attend->backward = safetensors_find(file, "dout") != NULL;
     if (attend->backward) {
-        status = floats_read(file, "dout", 3, v, &attend->dout, fault);
+        status = floats_read(file, attend->backend, "dout", 3, v, &attend->dout, fault);
         if (status != ST_OK) return status;
     }
     status = matrices_read(file, attend, fault);
@@ -399,8 +410,10 @@ static enum status case_read(const struct request *request, struct attend *atten
     enum status status = safetensors_open(request->case_path, &file, fault);
     if (status != ST_OK) return status;
     attend->call.precision = request->precision;
-    status = options_read(file, request->backend, &attend->call, fault);
+    status = options_read(file, &attend->call, fault);
+    if (status == ST_OK) status = support_check(attend, fault);
     if (status == ST_OK) status = tensors_read(file, attend, fault);
+    if (status == ST_OK) status = support_check(attend, fault); /* sizes count too */
     if (status != ST_OK) fault_wrap(fault, "%s", request->case_path);
     safetensors_close(file);
     return status;
@@ -437,9 +450,39 @@ static size_t scratch_bytes(const struct backend *backend, const struct attend *
     return (bytes + 63) / 64 * 64;
 }
 
-static float *floats_new(int64_t count)
+/* Zeros, for results that a backend leaves alone. */
+static enum status floats_new(const struct backend *backend, int64_t count, float **floats,
+                              struct fault *fault)
 {
-    return calloc((size_t)count, sizeof(float));
+    void *memory;
+    const size_t bytes = (size_t)count * sizeof **floats;
+    enum status status = backend->memory_new(bytes, &memory);
+    if (status != ST_OK)
+        return fault_set(fault, status, "no memory for the results: %zu bytes", bytes);
+    memset(memory, 0, bytes);
+    *floats = memory;
+    return ST_OK;
+}
+
+static enum status results_new(struct attend *attend, struct fault *fault)
+{
+    const struct attention *call = &attend->call;
+    const int64_t rows = call->heads * call->length;
+    const int64_t saved = (int64_t)attend->backend->attention_saved_floats(call) + 1;
+    const struct {
+        float **floats;
+        int64_t count;
+    } wanted[] = {
+        {&attend->out, rows * call->value_dim},
+        {&attend->dq, rows * call->head_dim},
+        {&attend->dk, rows * call->head_dim},
+        {&attend->dv, rows * call->value_dim},
+        {&attend->saved, saved},
+    };
+    enum status status = ST_OK;
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0] && status == ST_OK; i++)
+        status = floats_new(attend->backend, wanted[i].count, wanted[i].floats, fault);
+    return status;
 }
 
 /* Memory for the results and for the backend, and the threads. */
@@ -447,27 +490,20 @@ static enum status attend_prepare(const struct request *request, struct attend *
                                   struct fault *fault)
 {
     struct attention *call = &attend->call;
-    const int64_t rows = call->heads * call->length;
+    struct stream *stream = &attend->stream;
+    enum status status = results_new(attend, fault);
+    if (status != ST_OK) return status;
     call->q = heads_of(call, attend->q, call->head_dim);
     call->k = heads_of(call, attend->k, call->head_dim);
     call->v = heads_of(call, attend->v, call->value_dim);
-
-    attend->out = floats_new(rows * call->value_dim);
-    attend->dq = floats_new(rows * call->head_dim);
-    attend->dk = floats_new(rows * call->head_dim);
-    attend->dv = floats_new(rows * call->value_dim);
     call->out = heads_of(call, attend->out, call->value_dim);
-    if (attend->backward) {
-        attend->saved = floats_new((int64_t)request->backend->attention_saved_floats(call) + 1);
-        call->saved = attend->saved;
-    }
-    struct stream *stream = &attend->stream;
-    stream->scratch_bytes = scratch_bytes(request->backend, attend, request->threads);
-    stream->scratch = aligned_alloc(64, stream->scratch_bytes + 64);
-    if (!attend->out || !attend->dq || !attend->dk || !attend->dv || !stream->scratch ||
-        (attend->backward && !attend->saved))
-        return fault_set(fault, ST_NO_MEMORY, "no memory for the results");
-    enum status status = team_new(request->threads, &stream->team);
+    call->saved = attend->backward ? attend->saved : NULL;
+
+    stream->scratch_bytes = scratch_bytes(attend->backend, attend, request->threads);
+    status = attend->backend->memory_new(stream->scratch_bytes + 1, &stream->scratch);
+    if (status != ST_OK)
+        return fault_set(fault, status, "%zu bytes of scratch", stream->scratch_bytes);
+    status = team_new(request->threads, &stream->team);
     if (status != ST_OK)
         return fault_set(fault, status, "could not start %d threads", request->threads);
     return ST_OK;
@@ -475,13 +511,22 @@ static enum status attend_prepare(const struct request *request, struct attend *
 
 static void attend_free(struct attend *attend)
 {
+    void *memory[] = {attend->q,
+                      attend->k,
+                      attend->v,
+                      attend->dout,
+                      attend->out,
+                      attend->dq,
+                      attend->dk,
+                      attend->dv,
+                      attend->matrices[0],
+                      attend->matrices[1],
+                      attend->key_mask,
+                      attend->saved,
+                      attend->stream.scratch};
     team_free(attend->stream.team);
-    free(attend->stream.scratch);
-    float *floats[] = {attend->q,           attend->k,   attend->v,    attend->dout,
-                       attend->matrices[0], attend->out, attend->dq,   attend->dk,
-                       attend->matrices[1], attend->dv,  attend->saved};
-    for (size_t i = 0; i < sizeof floats / sizeof floats[0]; i++) free(floats[i]);
-    free(attend->key_mask);
+    for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
+        attend->backend->memory_free(memory[i]);
 }
 
 static enum status forward_run(const struct backend *backend, struct attend *attend)
@@ -589,7 +634,7 @@ static enum status attend_bench(const struct request *request, struct attend *at
 
 static enum status request_serve(const struct request *request, struct fault *fault)
 {
-    struct attend attend = {0};
+    struct attend attend = {.backend = request->backend};
     enum status status = case_read(request, &attend, fault);
     if (status == ST_OK) status = attend_prepare(request, &attend, fault);
     if (status == ST_OK) status = attend_run(request->backend, &attend, fault);

@@ -55,10 +55,10 @@ static const struct measured {
 enum { MEASURED = sizeof measured / sizeof measured[0] };
 
 /* Ends the program where there is no memory: nothing here can go on. */
-static void *memory_new(size_t bytes)
+static void *memory_new(const struct backend *backend, size_t bytes)
 {
-    void *memory = aligned_alloc(64, (bytes / 64 + 1) * 64);
-    if (!memory) {
+    void *memory;
+    if (backend->memory_new(bytes + 1, &memory) != ST_OK) {
         fprintf(stderr, "kernels-bench: no memory for %zu bytes\n", bytes);
         exit(EXIT_FAILURE);
     }
@@ -69,7 +69,8 @@ enum role { Q, K, V, DOUT, INPUTS, OUT = INPUTS, DQ, DK, DV, ROLES };
 
 /* One attention with all that it reads and writes; heads lie side by side in a row, as in the model. */
 struct workload {
-    float *data[ROLES]; /* (L, H, DIM) */
+    const struct backend *backend; /* whose memory it is */
+    float *data[ROLES];            /* (L, H, DIM) */
     float *projection;
     float *key_projection, *value_projection, *rotations;
     struct attention_backward backward; /* .forward is the attention */
@@ -81,28 +82,29 @@ static struct heads_view view_of(float *data, int64_t heads)
     return (struct heads_view){data, 0, DIM, heads * DIM};
 }
 
-static float *gaussian_new(uint32_t index, int64_t count, double scale)
+static float *gaussian_new(const struct backend *backend, uint32_t index, int64_t count,
+                           double scale)
 {
-    float *values = memory_new((size_t)count * sizeof *values);
+    float *values = memory_new(backend, (size_t)count * sizeof *values);
     gaussian_fill(1, PURPOSE_WEIGHTS, index, count, scale, values);
     return values;
 }
 
-static struct workload workload_new(const struct measured *what, enum precision precision,
-                                    int64_t heads, int64_t length)
+static struct workload workload_new(const struct backend *backend, const struct measured *what,
+                                    enum precision precision, int64_t heads, int64_t length)
 {
-    struct workload w = {.elements = heads * length * DIM};
-    double *work = memory_new(FEATURES * DIM * sizeof *work);
+    struct workload w = {.backend = backend, .elements = heads * length * DIM};
+    double *work = memory_new(backend, FEATURES * DIM * sizeof *work);
 
     for (int role = 0; role < ROLES; role++)
-        w.data[role] = gaussian_new((uint32_t)role, w.elements, role < INPUTS ? 1 : 0);
-    w.projection = memory_new(FEATURES * DIM * sizeof(float));
+        w.data[role] = gaussian_new(backend, (uint32_t)role, w.elements, role < INPUTS ? 1 : 0);
+    w.projection = memory_new(backend, FEATURES * DIM * sizeof(float));
     projection_fill(&(struct projection_draw){.features = FEATURES, .dim = DIM, .orthogonal = true},
                     work, w.projection);
-    free(work);
-    w.key_projection = gaussian_new(ROLES, RANK * length, 1 / sqrt((double)RANK));
-    w.value_projection = gaussian_new(ROLES + 1, RANK * length, 1 / sqrt((double)RANK));
-    w.rotations = gaussian_new(ROLES + 2, (int64_t)ROUNDS * DIM * BUCKETS / 2, 1);
+    backend->memory_free(work);
+    w.key_projection = gaussian_new(backend, ROLES, RANK * length, 1 / sqrt((double)RANK));
+    w.value_projection = gaussian_new(backend, ROLES + 1, RANK * length, 1 / sqrt((double)RANK));
+    w.rotations = gaussian_new(backend, ROLES + 2, (int64_t)ROUNDS * DIM * BUCKETS / 2, 1);
     w.backward = (struct attention_backward){
         .forward = {.kind = what->kind,
                     .kernel = what->kernel,
@@ -138,8 +140,10 @@ static struct workload workload_new(const struct measured *what, enum precision 
 
 static void workload_free(struct workload *w)
 {
-    for (int role = 0; role < ROLES; role++) free(w->data[role]);
-    free(w->projection), free(w->key_projection), free(w->value_projection), free(w->rotations);
+    void (*memory_free)(void *) = w->backend->memory_free;
+    for (int role = 0; role < ROLES; role++) memory_free(w->data[role]);
+    memory_free(w->projection), memory_free(w->rotations);
+    memory_free(w->key_projection), memory_free(w->value_projection);
 }
 
 static double seconds_now(void)
@@ -158,12 +162,12 @@ static struct timing workload_run(const struct backend *backend, struct team *te
                                   struct workload *w, long repeat)
 {
     struct attention *forward = &w->backward.forward;
-    forward->saved = memory_new(backend->attention_saved_floats(forward) * sizeof(float));
+    forward->saved = memory_new(backend, backend->attention_saved_floats(forward) * sizeof(float));
     const int threads = team_threads(team);
     const size_t bytes[2] = {backend->attention_scratch(forward, threads),
                              backend->attention_backward_scratch(&w->backward, threads)};
     const size_t most = bytes[0] > bytes[1] ? bytes[0] : bytes[1];
-    struct stream stream = {team, memory_new(most), most};
+    struct stream stream = {team, memory_new(backend, most), most};
     struct timing least = {INFINITY, INFINITY};
 
     for (long i = 0; i < repeat; i++) {
@@ -179,8 +183,8 @@ static struct timing workload_run(const struct backend *backend, struct team *te
         least.forward = fmin(least.forward, middle - start);
         least.backward = fmin(least.backward, end - middle);
     }
-    free(stream.scratch);
-    free(forward->saved);
+    backend->memory_free(stream.scratch);
+    backend->memory_free(forward->saved);
     return least;
 }
 
@@ -206,8 +210,9 @@ static bool workload_agrees(const struct backend *backend, struct team *team,
                             const struct measured *what, enum precision precision)
 {
     static const char *const names[ROLES] = {[OUT] = "out", [DQ] = "dq", [DK] = "dk", [DV] = "dv"};
-    struct workload ours = workload_new(what, precision, CHECK_HEADS, CHECK_LENGTH);
-    struct workload reference = workload_new(what, PRECISION_FP32, CHECK_HEADS, CHECK_LENGTH);
+    struct workload ours = workload_new(backend, what, precision, CHECK_HEADS, CHECK_LENGTH);
+    struct workload reference =
+        workload_new(backend_find("reference"), what, PRECISION_FP32, CHECK_HEADS, CHECK_LENGTH);
     const char *why_not;
     bool agrees = backend->attention_supported(&ours.backward.forward, &why_not);
 
@@ -318,7 +323,7 @@ static bool kinds_measure(const struct options *options, const struct backend *b
             char *end;
             const int64_t length = strtol(at, &end, 10);
             struct workload w =
-                workload_new(&measured[i], options->precision, options->heads, length);
+                workload_new(backend, &measured[i], options->precision, options->heads, length);
             row_print(&measured[i], options->heads, length,
                       workload_run(backend, team, &w, options->repeat), peak);
             workload_free(&w);
@@ -431,8 +436,8 @@ int main(int argc, char **argv)
     struct team *team;
 
     if (!backend) {
-        fprintf(stderr, "kernels-bench: no backend `%s`; there are reference and cpu\n",
-                options.backend);
+        fprintf(stderr, "kernels-bench: --backend %s: %s\n", options.backend,
+                backend_why_not(options.backend));
         return 2;
     }
     if (team_new((int)options.threads, &team) != ST_OK) {

@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <vector>
+#include <memory>
 
 #include "tests/cudashim/fiber.h"
 #include "tests/cudashim/warp.h"
@@ -44,6 +44,12 @@ struct Tags {
     char begin, end, block[2], warp[THREADS_MAX / WARP_LANES][2];
 };
 
+/* Threads that can go on, in the order in which they could: a ring, as nothing is allocated where fibers run. */
+struct Ready {
+    int ring[THREADS_MAX];
+    unsigned begin, end;
+};
+
 /* The block that runs. */
 struct Block {
     Order order = Order::Forward;
@@ -52,7 +58,7 @@ struct Block {
     const std::function<void()> *body;
     Thread thread[THREADS_MAX]; /* of which the first `threads` take part */
     Warp warp[THREADS_MAX / WARP_LANES];
-    std::vector<int> ready;
+    Ready ready;
     int threads, live;
     Thread *current;
 
@@ -89,18 +95,20 @@ static uint64_t chance_next()
 static void thread_wake(Thread *thread)
 {
     thread->wait = Wait::Ready;
-    block.ready.push_back(thread->number);
+    block.ready.ring[block.ready.end++ % THREADS_MAX] = thread->number;
 }
 
-/* The next of `list`, taken off it. */
-static int take_next(std::vector<int> &list)
+/* The next whose turn it is. */
+static Thread *take_next(Ready &ready)
 {
-    size_t place = 0;
-    if (block.order == Order::Reverse) place = list.size() - 1;
-    if (block.order == Order::Seeded) place = chance_next() % list.size();
-    const int taken = list[place];
-    list.erase(list.begin() + (ptrdiff_t)place);
-    return taken;
+    int &front = ready.ring[ready.begin % THREADS_MAX];
+    if (block.order == Order::Reverse) return &block.thread[ready.ring[--ready.end % THREADS_MAX]];
+    if (block.order == Order::Seeded)
+        std::swap(
+            front,
+            ready.ring[(ready.begin + chance_next() % (ready.end - ready.begin)) % THREADS_MAX]);
+    ready.begin++;
+    return &block.thread[front];
 }
 
 static void thread_wait(Wait wait)
@@ -249,7 +257,7 @@ static void threads_place(dim3 size)
 static void block_begin(size_t shared_bytes)
 {
     for (Warp &warp : block.warp) warp = Warp();
-    block.ready.clear();
+    block.ready.begin = block.ready.end = 0;
     for (int i = 0; i < block.threads; i++) {
         Thread &thread = block.thread[i];
         thread.block_barriers = thread.warp_barriers = 0;
@@ -283,8 +291,8 @@ static void block_stuck()
 static bool block_run(size_t shared_bytes)
 {
     block_begin(shared_bytes);
-    while (!block.ready.empty() && !block.failed) {
-        block.current = &block.thread[take_next(block.ready)];
+    while (block.ready.begin != block.ready.end && !block.failed) {
+        block.current = take_next(block.ready);
         threadIdx = block.current->index;
         fiber_jump(&block.scheduler, &block.current->fiber);
     }
@@ -293,6 +301,16 @@ static bool block_run(size_t shared_bytes)
     for (int i = 0; i < block.threads && block.failed; i++)
         fiber_arm(&block.thread[i].fiber, thread_main);
     return !block.failed;
+}
+
+static std::vector<unsigned> blocks_in_order(unsigned count)
+{
+    std::vector<unsigned> blocks(count);
+    for (unsigned i = 0; i < count; i++) {
+        blocks[i] = block.order == Order::Reverse ? count - 1 - i : i;
+        if (block.order == Order::Seeded) std::swap(blocks[i], blocks[chance_next() % (i + 1)]);
+    }
+    return blocks;
 }
 
 bool launch_run(const Launch &launch, std::string *why)
@@ -306,10 +324,7 @@ bool launch_run(const Launch &launch, std::string *why)
     blockDim = launch.block;
     gridDim = launch.grid;
 
-    std::vector<int> blocks(launch.grid.x * launch.grid.y * launch.grid.z);
-    for (size_t i = 0; i < blocks.size(); i++) blocks[i] = (int)i;
-    while (!blocks.empty()) {
-        const unsigned number = (unsigned)take_next(blocks);
+    for (unsigned number : blocks_in_order(gridDim.x * gridDim.y * gridDim.z)) {
         blockIdx = {number % gridDim.x, number / gridDim.x % gridDim.y,
                     number / (gridDim.x * gridDim.y)};
         if (!block_run(launch.shared_bytes)) {

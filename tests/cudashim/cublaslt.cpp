@@ -153,8 +153,9 @@ struct Product {
     const float *bias;
     float alpha, beta;
     uint64_t rows, columns, depth;
+    const float *c;
     float *d;
-    int64_t leading;
+    int64_t leading; /* of c and d */
 };
 
 static void product_run(const Product &p)
@@ -163,8 +164,9 @@ static void product_run(const Product &p)
         for (uint64_t row = 0; row < p.rows; row++) {
             float sum = 0;
             for (uint64_t k = 0; k < p.depth; k++) sum += p.a.at(row, k) * p.b.at(k, column);
-            float *d = p.d + row + column * (uint64_t)p.leading;
-            *d = p.alpha * sum + (p.beta == 0 ? 0 : p.beta * *d) + (p.bias ? p.bias[row] : 0);
+            const uint64_t place = row + column * (uint64_t)p.leading;
+            p.d[place] = p.alpha * sum + (p.beta == 0 ? 0 : p.beta * p.c[place]) +
+                         (p.bias ? p.bias[row] : 0);
         }
     }
 }
@@ -219,14 +221,14 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t description, const void *alpha,
                               const void *a, cublasLtMatrixLayout_t a_layout, const void *b,
                               cublasLtMatrixLayout_t b_layout, const void *beta, const void *c,
-                              cublasLtMatrixLayout_t, void *d, cublasLtMatrixLayout_t d_layout,
-                              const cublasLtMatmulAlgo_t *algo, void *workspace,
-                              size_t workspace_bytes, cudaStream_t stream)
+                              cublasLtMatrixLayout_t c_layout, void *d,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo,
+                              void *workspace, size_t workspace_bytes, cudaStream_t stream)
 {
     ENTER();
     const cublasStatus_t status = check(description, a_layout, b_layout, d_layout);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
-    if (c != d || !algo || algo->data[0] != ALGORITHM || !workspace ||
+    if (c_layout != d_layout || !algo || algo->data[0] != ALGORITHM || !workspace ||
         workspace_bytes < WORKSPACE_BYTES)
         return CUBLAS_STATUS_INVALID_VALUE;
 
@@ -241,6 +243,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t description
         d_layout->rows,
         d_layout->columns,
         ta ? a_layout->rows : a_layout->columns,
+        static_cast<const float *>(c),
         static_cast<float *>(d),
         d_layout->leading,
     };

@@ -63,9 +63,9 @@ static cublasLtMatrixLayout_t layout_new(const Case &c, bool transposed, int row
     return made;
 }
 
-/* d = 2 op(a) op(b) + d / 2, with a preference of so many bytes of workspace. */
+/* d = 2 op(a) op(b) + c / 2, with a preference of so many bytes of workspace. */
 static cublasStatus_t multiply(const Case &c, const Operand &a, const Operand &b, const float *bias,
-                               size_t workspace_bytes, float *d)
+                               size_t workspace_bytes, const float *c_data, float *d)
 {
     std::vector<char> workspace(WORKSPACE_BYTES);
     const float alpha = 2, beta = 0.5f;
@@ -90,7 +90,7 @@ static cublasStatus_t multiply(const Case &c, const Operand &a, const Operand &b
                                        preference, 1, &result, &returned);
     if (status == CUBLAS_STATUS_SUCCESS)
         status = cublasLtMatmul(handle, description, &alpha, a.data(c.type), a_layout,
-                                b.data(c.type), b_layout, &beta, d, d_layout, d, d_layout,
+                                b.data(c.type), b_layout, &beta, c_data, d_layout, d, d_layout,
                                 &result.algo, workspace.data(), workspace_bytes, stream);
     cudaStreamSynchronize(stream);
 
@@ -104,10 +104,10 @@ static cublasStatus_t multiply(const Case &c, const Operand &a, const Operand &b
 static void case_holds(const Case &c)
 {
     const Operand a(1), b(2);
-    float bias[ROWS], d[ROWS * COLUMNS];
+    float bias[ROWS], addend[ROWS * COLUMNS], d[ROWS * COLUMNS];
     for (int i = 0; i < ROWS; i++) bias[i] = value_at(3, i);
-    for (int i = 0; i < ROWS * COLUMNS; i++) d[i] = value_at(4, i);
-    cr_assert_eq(multiply(c, a, b, bias, WORKSPACE_BYTES, d), CUBLAS_STATUS_SUCCESS);
+    for (int i = 0; i < ROWS * COLUMNS; i++) addend[i] = value_at(4, i);
+    cr_assert_eq(multiply(c, a, b, bias, WORKSPACE_BYTES, addend, d), CUBLAS_STATUS_SUCCESS);
 
     for (int row = 0; row < ROWS; row++) {
         for (int column = 0; column < COLUMNS; column++) {
@@ -132,11 +132,12 @@ Test(cublaslt, refusals)
     const Operand a(1), b(2);
     float bias[ROWS], d[ROWS * COLUMNS];
     const Case unaligned = {false, false, false, CUDA_R_16BF, LEADING - 1};
-    cr_expect_eq(multiply(unaligned, a, b, bias, WORKSPACE_BYTES, d), CUBLAS_STATUS_NOT_SUPPORTED);
+    cr_expect_eq(multiply(unaligned, a, b, bias, WORKSPACE_BYTES, d, d),
+                 CUBLAS_STATUS_NOT_SUPPORTED);
     const Case narrow = {false, false, false, CUDA_R_32F, ROWS - 1};
-    cr_expect_eq(multiply(narrow, a, b, bias, WORKSPACE_BYTES, d), CUBLAS_STATUS_INVALID_VALUE);
+    cr_expect_eq(multiply(narrow, a, b, bias, WORKSPACE_BYTES, d, d), CUBLAS_STATUS_INVALID_VALUE);
     const Case plain = {false, false, false, CUDA_R_32F, LEADING};
-    cr_expect_eq(multiply(plain, a, b, bias, 0, d), CUBLAS_STATUS_NOT_SUPPORTED, "no workspace");
+    cr_expect_eq(multiply(plain, a, b, bias, 0, d, d), CUBLAS_STATUS_NOT_SUPPORTED, "no workspace");
     const Case biased = {false, false, true, CUDA_R_32F, LEADING};
-    cr_expect_eq(multiply(biased, a, b, NULL, WORKSPACE_BYTES, d), CUBLAS_STATUS_INVALID_VALUE);
+    cr_expect_eq(multiply(biased, a, b, NULL, WORKSPACE_BYTES, d, d), CUBLAS_STATUS_INVALID_VALUE);
 }

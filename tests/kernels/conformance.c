@@ -688,21 +688,33 @@ static void shape_hold(const struct backend *backend, const char *op, trial *run
     for (int i = 0; i < 3; i++) outcome_free(&outcome[i]);
 }
 
-/* With some of the shapes, by the reference, and by every instruction set that this machine has. */
+static void backend_hold(const struct backend *backend, const char *op, trial *run,
+                         enum precision precision, double tolerance, size_t first, size_t end)
+{
+    for (size_t i = first; i < end; i++) {
+        struct shape shape = SHAPES[i];
+        shape.precision = precision;
+        shape_hold(backend, op, run, tolerance, &shape);
+    }
+}
+
+/* With some of the shapes, by every backend, and of `cpu` by every instruction set that this machine has. */
 static void shapes_hold(const char *op, trial *run, enum precision precision, double tolerance,
                         size_t first, size_t end)
 {
 #define ISA_TEXT(isa, text) text,
-    static const char *const names[] = {"reference", CPU_ISAS(ISA_TEXT)};
+    static const char *const isas[] = {CPU_ISAS(ISA_TEXT)};
 #undef ISA_TEXT
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        struct backend backend = *backend_find(i == 0 ? "reference" : "cpu");
-        if (i > 0 && cpu_backend_override_isa(&backend, names[i]) == ST_UNSUPPORTED) continue;
-        backend.name = names[i];
-        for (size_t j = first; j < end; j++) {
-            struct shape shape = SHAPES[j];
-            shape.precision = precision;
-            shape_hold(&backend, op, run, tolerance, &shape);
+    for (const struct backend *const *each = trial_backends(); *each; each++) {
+        if (strcmp((*each)->name, "cpu") != 0) {
+            backend_hold(*each, op, run, precision, tolerance, first, end);
+            continue;
+        }
+        for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
+            struct backend backend = **each;
+            if (cpu_backend_override_isa(&backend, isas[i]) == ST_UNSUPPORTED) continue;
+            backend.name = isas[i];
+            backend_hold(&backend, op, run, precision, tolerance, first, end);
         }
     }
 }

@@ -180,6 +180,20 @@ Test(performer_attend, vectors_in_bf16_by_the_reference)
     vectors_run("", 62, "reference", &BF16);
 }
 
+#ifdef ON_CUDASHIM /* the program was linked with it */
+Test(performer_attend, cuda_vectors)
+{
+    vectors_run("favor-", 50, "cuda", &FP32);
+    vectors_run("softmax", 6, "cuda", &FP32);
+}
+
+Test(performer_attend, cuda_vectors_in_bf16)
+{
+    vectors_run("favor-", 50, "cuda", &BF16);
+    vectors_run("softmax", 6, "cuda", &BF16);
+}
+#endif
+
 /* ---- cases of our own ---- */
 
 enum { HEADS = 2, LENGTH = 3, D = 2, E = 4, M = 5 };
@@ -416,8 +430,8 @@ Test(performer_attend, a_wrong_command_line_is_named)
         const char *options, *said;
     } wrong[] = {
         {"--precision fp16", "--precision is fp32 or bf16, not 'fp16'"},
-        {"--backend cuda", "--backend cuda is not built yet"},
-        {"--backend gpu", "--backend is reference or cpu, not 'gpu'"},
+        {"--backend cuda", "--backend cuda: this build is CPU-only"},
+        {"--backend gpu", "--backend gpu: there is no such backend; there are reference, cpu and"},
         {"--threads 0", "--threads takes a number from 1 to"},
         {"--threads 2x", "--threads takes a number from 1 to"},
         {"--bench -1", "--bench takes a number from 1 to"},

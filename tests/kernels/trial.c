@@ -6,16 +6,25 @@
 #include <string.h>
 
 #include "kernels/projection.h"
+#ifdef TRIAL_CUDA
+#include "tests/cudashim/cudashim.h"
+#endif
 
 enum { BF16_DIGITS = 8 };
 
+#ifdef TRIAL_CUDA
+static const char *const BACKENDS[] = {"cuda"};
+#else
+static const char *const BACKENDS[] = {"reference", "cpu"};
+#endif
+enum { BACKENDS_COUNT = sizeof BACKENDS / sizeof BACKENDS[0] };
+
 const struct backend *const *trial_backends(void)
 {
-    static const struct backend *backends[3];
-    int count = 0;
-    for (int i = 0; i < 2; i++) {
-        const struct backend *backend = backend_find(i == 0 ? "reference" : "cpu");
-        if (backend) backends[count++] = backend;
+    static const struct backend *backends[BACKENDS_COUNT + 1];
+    for (int i = 0; i < BACKENDS_COUNT; i++) {
+        backends[i] = backend_find(BACKENDS[i]);
+        assert(backends[i]);
     }
     return backends;
 }
@@ -57,6 +66,12 @@ struct stream trial_stream(int threads, size_t scratch_bytes)
     assert(status == ST_OK && error == 0);
     memset(scratch, 0xff, scratch_bytes);
     stream.scratch = scratch;
+#ifdef TRIAL_CUDA
+    /* It has no threads of the host's. What must not change its bits is the order of its own. */
+    static const enum cudashim_order orders[] = {CUDASHIM_FORWARD, CUDASHIM_REVERSE,
+                                                 CUDASHIM_SEEDED};
+    cudashim_order(orders[(threads - 1) % 3], (uint64_t)threads);
+#endif
     return stream;
 }
 

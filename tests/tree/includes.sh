@@ -9,7 +9,7 @@ ours_proto='^"proto/[a-z_0-9.-]+"$'
 # folder, then which includes it may have besides libc, as one extended expression
 declare -A may=(
     [proto]="$ours_proto|^<(protobuf-c/protobuf-c|jansson)\.h>$"
-    [kernels]='^"kernels/[a-z_0-9/]+\.(h|def)"$|^"proto/(status|choice)\.h"$'
+    [kernels]='^"kernels/[a-z_0-9/]+\.(h|cuh|def)"$|^"proto/(status|choice)\.h"$'
     [worker]="$ours_proto|^\"(kernels|worker)/[a-z_0-9]+\.(h|def)\"$|^<(zlib|xxhash|jansson)\.h>$"
     [daemon]="$ours_proto|^\"daemon/[a-z_0-9]+\.(h|def)\"$|^<jansson\.h>$"
     [cli]="$ours_proto|^\"cli/[a-z_0-9]+\.(h|def)\"$|^<jansson\.h>$"
@@ -25,6 +25,9 @@ declare -A knows=(
     ['<dnnl']='kernels/cpu/gemm.c'
     ['<oneapi/']='kernels/cpu/gemm.c'
     ['<omp.h']='kernels/cpu/gemm.c'
+    ['<cuda_runtime.h']='kernels/cuda/gpu.h'
+    ['<cublasLt.h']='kernels/cuda/gpu.h'
+    ['<ptx_twins.h']='kernels/cuda/ptx.cuh' # of tests/cudashim, where no nvcc compiles
 )
 
 # Standard C++ headers are for the one C++ file.
@@ -46,7 +49,7 @@ while IFS=: read -r file line directive; do
     [[ " $allowed " == *" $file "* ]] && continue
     echo "$file:$line: $folder/ may not include $what (ARCHITECTURE.md, include rule)"
     failures=$((failures + 1))
-done < <(git ls-files -- 'proto/*' 'kernels/*' 'worker/*' 'daemon/*' 'cli/*' | grep -E '\.(c|h|cpp|def)$' |
+done < <(git ls-files -- 'proto/*' 'kernels/*' 'worker/*' 'daemon/*' 'cli/*' | grep -E '\.(c|h|cpp|def|cu|cuh)$' |
     xargs grep -nHE '^[[:space:]]*#[[:space:]]*include')
 
 echo "$checked includes, $failures not allowed"

@@ -1,0 +1,141 @@
+#include "kernels/cuda/product.h"
+
+#include <assert.h>
+
+/*
+ * cuBLASLt is column-major, and a row-major matrix is the transpose of a column-major one: so it is asked for
+ * cᵀ = op(b)ᵀ op(a)ᵀ, with b first. Its columns are rows of c, and a bias along columns of c is one along its rows.
+ *
+ * It may sum in parts, each in workspace, and add those: room for a few parts, up to what NVIDIA advises for Hopper.
+ */
+enum { BF16_STRIDE_UNIT = 8, PARTS_MAX = 8 };
+static const size_t WORKSPACE_BYTES_MIN = 1 << 16, WORKSPACE_BYTES_MAX = 32 << 20;
+
+struct operand {
+    const void *data;
+    cudaDataType type;
+    int64_t rows, columns, stride; /* as it lies, row-major */
+    cublasOperation_t op;
+};
+
+/* A copy rounded to bf16 where that is asked for; strides of whole 16 bytes, as tensor cores want them. */
+static enum status operand_prepare(const float *data, int64_t rows, int64_t columns, bool transpose,
+                                   enum precision precision, struct arena *arena,
+                                   struct operand *operand)
+{
+    *operand = (struct operand){.data = data,
+                                .type = CUDA_R_32F,
+                                .rows = rows,
+                                .columns = columns,
+                                .stride = columns,
+                                .op = transpose ? CUBLAS_OP_T : CUBLAS_OP_N};
+    if (precision == PRECISION_FP32) return ST_OK;
+    const int64_t stride = (columns + BF16_STRIDE_UNIT - 1) / BF16_STRIDE_UNIT * BF16_STRIDE_UNIT;
+    void *rounded = arena_take(arena, (size_t)(rows * stride) * sizeof(uint16_t));
+    operand->type = CUDA_R_16BF;
+    operand->stride = stride;
+    operand->data = rounded;
+    return arena->base ? round_to_bf16(rows, columns, stride, data, rounded) : ST_OK;
+}
+
+static size_t workspace_bytes(const struct product *product)
+{
+    const size_t parts = PARTS_MAX * (size_t)(product->rows * product->columns) * sizeof(float);
+    if (parts < WORKSPACE_BYTES_MIN) return WORKSPACE_BYTES_MIN;
+    return parts < WORKSPACE_BYTES_MAX ? parts : WORKSPACE_BYTES_MAX;
+}
+
+/* What cuBLASLt wants to know, made for one call: all of it lives on the host and is cheap to make. */
+struct call {
+    cublasLtMatmulDesc_t description;
+    cublasLtMatrixLayout_t first, second, result;
+    cublasLtMatmulPreference_t preference;
+};
+
+static void call_fini(struct call *call)
+{
+    if (call->preference) cublasLtMatmulPreferenceDestroy(call->preference);
+    if (call->result) cublasLtMatrixLayoutDestroy(call->result);
+    if (call->second) cublasLtMatrixLayoutDestroy(call->second);
+    if (call->first) cublasLtMatrixLayoutDestroy(call->first);
+    if (call->description) cublasLtMatmulDescDestroy(call->description);
+}
+
+#define TRY(expression)                                     \
+    do {                                                    \
+        const cublasStatus_t error_ = (expression);         \
+        if (error_ != CUBLAS_STATUS_SUCCESS) return error_; \
+    } while (0)
+
+static cublasStatus_t layout_new(const struct operand *operand, cublasLtMatrixLayout_t *layout)
+{
+    return cublasLtMatrixLayoutCreate(layout, operand->type, (uint64_t)operand->columns,
+                                      (uint64_t)operand->rows, operand->stride);
+}
+
+/* Half made where it fails. */
+static cublasStatus_t call_init(struct call *call, const struct product *product,
+                                const struct operand *a, const struct operand *b, size_t workspace)
+{
+    const cublasLtEpilogue_t biased = CUBLASLT_EPILOGUE_BIAS;
+    TRY(cublasLtMatmulDescCreate(&call->description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    TRY(cublasLtMatmulDescSetAttribute(call->description, CUBLASLT_MATMUL_DESC_TRANSA, &b->op,
+                                       sizeof b->op));
+    TRY(cublasLtMatmulDescSetAttribute(call->description, CUBLASLT_MATMUL_DESC_TRANSB, &a->op,
+                                       sizeof a->op));
+    if (product->bias) {
+        TRY(cublasLtMatmulDescSetAttribute(call->description, CUBLASLT_MATMUL_DESC_EPILOGUE,
+                                           &biased, sizeof biased));
+        TRY(cublasLtMatmulDescSetAttribute(call->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                                           &product->bias, sizeof product->bias));
+    }
+    TRY(layout_new(b, &call->first));
+    TRY(layout_new(a, &call->second));
+    TRY(cublasLtMatrixLayoutCreate(&call->result, CUDA_R_32F, (uint64_t)product->columns,
+                                   (uint64_t)product->rows, product->columns));
+    TRY(cublasLtMatmulPreferenceCreate(&call->preference));
+    return cublasLtMatmulPreferenceSetAttribute(
+        call->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+}
+
+/* The heuristic is a function of the shape: the same algorithm, and the same bits, every time. */
+static cublasStatus_t call_run(const struct call *call, const struct product *product,
+                               const struct operand *a, const struct operand *b, void *workspace,
+                               size_t bytes)
+{
+    const struct gpu *gpu = gpu_current();
+    const float one = 1, beta = product->addend ? 1 : 0;
+    const float *addend = product->addend ? product->addend : product->c;
+    cublasLtMatmulHeuristicResult_t found;
+    int count = 0;
+    TRY(cublasLtMatmulAlgoGetHeuristic(gpu->products, call->description, call->first, call->second,
+                                       call->result, call->result, call->preference, 1, &found,
+                                       &count));
+    if (count == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
+    return cublasLtMatmul(gpu->products, call->description, &one, b->data, call->first, a->data,
+                          call->second, &beta, addend, call->result, product->c, call->result,
+                          &found.algo, workspace, bytes, gpu->stream);
+}
+
+enum status product_run(const struct product *product, struct arena *arena)
+{
+    const struct product *p = product;
+    const size_t bytes = workspace_bytes(p);
+    void *workspace = arena_take(arena, bytes);
+    struct operand a, b;
+    struct call call = {0};
+
+    enum status status = operand_prepare(p->a, p->transpose_a ? p->depth : p->rows,
+                                         p->transpose_a ? p->rows : p->depth, p->transpose_a,
+                                         p->precision, arena, &a);
+    if (status == ST_OK)
+        status = operand_prepare(p->b, p->transpose_b ? p->columns : p->depth,
+                                 p->transpose_b ? p->depth : p->columns, p->transpose_b,
+                                 p->precision, arena, &b);
+    if (status != ST_OK || !arena->base) return status;
+
+    cublasStatus_t error = call_init(&call, p, &a, &b, bytes);
+    if (error == CUBLAS_STATUS_SUCCESS) error = call_run(&call, p, &a, &b, workspace, bytes);
+    call_fini(&call);
+    return gpu_product_status(error);
+}

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# What nvcc and its assembler say of kernels/cuda, without a GPU: no warning, no spill, registers within what a block may have,
+# and the tensor cores' instruction in the machine code. Skipped where there is no nvcc.
+# Usage: cuda_gates.sh SOURCE_DIRECTORY
+set -euo pipefail
+cd "$1"
+command -v nvcc >/dev/null || { echo "there is no nvcc here"; exit 77; }
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+failures=0
+kernels=0
+
+say() {
+    echo "$*"
+    failures=$((failures + 1))
+}
+
+for source in kernels/cuda/*.cu; do
+    for arch in 80 90 100; do
+        object=$scratch/$(basename "$source" .cu).$arch
+        if ! nvcc -std=c++17 -O3 -I. -Werror all-warnings -gencode "arch=compute_$arch,code=sm_$arch" -Xptxas -v \
+            -c "$source" -o "$object" >"$object.log" 2>&1; then
+            cat "$object.log"
+            say "$source does not compile for sm_$arch"
+            continue
+        fi
+        kernels=$((kernels + $(grep -c 'Compiling entry function' "$object.log")))
+        # Sines of large arguments have a stack frame; that is no spill.
+        grep -E '[1-9][0-9]* bytes spill' "$object.log" && say "$source spills on sm_$arch"
+        while read -r registers; do
+            # 256 threads a block, 65536 registers an SM
+            [ "$registers" -le 255 ] || say "$source: $registers registers a thread on sm_$arch"
+        done < <(grep -oE 'Used [0-9]+ registers' "$object.log" | grep -oE '[0-9]+')
+    done
+done
+
+for object in "$scratch"/favor.* "$scratch"/softmax.*; do
+    [[ $object == *.log ]] && continue
+    cuobjdump -sass "$object" | grep -q 'HMMA.16816.F32.BF16' || say "$(basename "$object"): no bf16 product on tensor cores"
+done
+
+echo "$kernels kernels, $failures faults"
+[ "$kernels" -gt 60 ] && [ "$failures" -eq 0 ]
