@@ -524,9 +524,9 @@ static enum status allocate(struct performer *m,
     struct carver carver = {0};
     lay_out(m, &carver);
     size_t needed = carver.bytes > 0 ? carver.bytes : REGION_ALIGN_BYTES;
-    *memory = aligned_alloc(REGION_ALIGN_BYTES, needed);
-    if (!*memory)
-        return fault_set(fault, ST_NO_MEMORY,
+    enum status status = m->backend->memory_new(needed, memory);
+    if (status != ST_OK)
+        return fault_set(fault, status,
                          "%zu bytes for %s: lower train.micro_batch or data.length, or set "
                          "train.recompute to \"layer\"",
                          needed, what);
@@ -589,11 +589,12 @@ static enum status make_positions(struct performer *m, struct fault *fault)
 {
     const size_t bytes = performer_positions_bytes(m);
     if (bytes == 0) return ST_OK;
-    m->positions = malloc(bytes);
-    if (!m->positions)
-        return fault_set(fault, ST_NO_MEMORY,
-                         "no memory for a table of positions: a smaller "
-                         "data.length takes less");
+    void *memory;
+    enum status status = m->backend->memory_new(bytes, &memory);
+    if (status != ST_OK)
+        return fault_set(fault, status,
+                         "no memory for a table of positions: a smaller data.length takes less");
+    m->positions = memory;
     if (m->spec->model.positions == POSITIONS_SINUSOIDAL)
         positions_sinusoidal(m->spec->data.length, m->width, INITIAL_STD, m->positions);
     else
@@ -605,9 +606,15 @@ static enum status allocate_projections(struct performer *m, struct fault *fault
 {
     const size_t floats = (size_t)m->params->projection_floats;
     if (floats == 0) return ST_OK;
-    m->projections = calloc((size_t)m->params->layers * floats, sizeof *m->projections);
+    const size_t bytes = (size_t)m->params->layers * floats * sizeof *m->projections;
+    void *memory = NULL;
+    enum status status = m->backend->memory_new(bytes, &memory);
+    m->projections = memory;
     m->projection_work = calloc(floats, sizeof *m->projection_work);
-    if (m->projections && m->projection_work) return ST_OK;
+    if (status == ST_OK && m->projection_work) {
+        memset(m->projections, 0, bytes);
+        return ST_OK;
+    }
     return fault_set(fault, ST_NO_MEMORY,
                      "no memory for the projections: a smaller [attention] takes less");
 }
@@ -660,11 +667,10 @@ free_model:
 void performer_free(struct performer *model)
 {
     if (!model) return;
-    free(model->saved);
-    free(model->activations);
+    void *memory[] = {model->saved, model->activations, model->projections, model->positions};
+    for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
+        model->backend->memory_free(memory[i]);
     free(model->projection_work);
-    free(model->projections);
-    free(model->positions);
     free(model->layer);
     free(model);
 }

@@ -88,7 +88,7 @@ struct loss {
 enum status performer_loss(struct performer *model, struct stream *stream,
                            const struct batch *batch, bool backward, struct loss *loss);
 
-/* Writes the gradient of the loss's sum (params->floats). */
+/* Writes the gradient of the loss's sum (params->floats). Enqueued when it returns: the batch is still read, until `sync`. */
 enum status performer_backward(struct performer *model, struct stream *stream, const float *weights,
                                const struct batch *batch, float *gradient,
                                const struct performer_hooks *hooks);

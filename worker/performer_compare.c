@@ -137,7 +137,7 @@ static enum status option_take(int code, const char *value, struct request *requ
     case BACKEND:
         request->backend = backend_find(value);
         if (request->backend) return ST_OK;
-        return fault_set(fault, ST_INVALID, "--backend is cpu or reference, not '%s'", value);
+        return fault_set(fault, ST_INVALID, "--backend %s: %s", value, backend_why_not(value));
     case JSON:
         request->json = true;
         return ST_OK;
@@ -272,9 +272,12 @@ static enum status data_open(struct comparison *c, struct fault *fault)
     return ST_OK;
 }
 
-static void *memory_new(size_t bytes)
+/* NULL where there is none. */
+static void *memory_new(const struct comparison *c, size_t bytes)
 {
-    return aligned_alloc(ALIGN_BYTES, (bytes + ALIGN_BYTES) / ALIGN_BYTES * ALIGN_BYTES);
+    void *memory = NULL;
+    c->request->backend->memory_new(bytes + 1, &memory);
+    return memory;
 }
 
 static enum status memory_open(struct comparison *c, struct fault *fault)
@@ -284,14 +287,14 @@ static enum status memory_open(struct comparison *c, struct fault *fault)
     const size_t scratch[] = {performer_scratch_bytes(c->job.model),
                               performer_scratch_bytes(c->exact.model)};
 
-    c->weights = memory_new((size_t)c->job.params->floats * sizeof *c->weights);
+    c->weights = memory_new(c, (size_t)c->job.params->floats * sizeof *c->weights);
     c->stream.scratch_bytes = scratch[0] > scratch[1] ? scratch[0] : scratch[1];
-    c->stream.scratch = memory_new(c->stream.scratch_bytes);
+    c->stream.scratch = memory_new(c, c->stream.scratch_bytes);
     c->batch = (struct batch){
         .length = c->spec.data.length,
-        .ids = calloc(tokens, sizeof *c->batch.ids),
-        .targets = calloc(tokens, sizeof *c->batch.targets),
-        .key_mask = calloc(tokens, sizeof *c->batch.key_mask),
+        .ids = memory_new(c, tokens * sizeof *c->batch.ids),
+        .targets = memory_new(c, tokens * sizeof *c->batch.targets),
+        .key_mask = memory_new(c, tokens * sizeof *c->batch.key_mask),
     };
     c->exact_outputs =
         calloc(layers * tokens * (size_t)c->spec.model.width, sizeof *c->exact_outputs);
@@ -355,11 +358,10 @@ static void comparison_close(struct comparison *c)
     free(c->differences);
     free(c->norms);
     free(c->exact_outputs);
-    free(c->batch.key_mask);
-    free(c->batch.targets);
-    free(c->batch.ids);
-    free(c->stream.scratch);
-    free(c->weights);
+    void *memory[] = {c->batch.key_mask, c->batch.targets, c->batch.ids, c->stream.scratch,
+                      c->weights};
+    for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
+        c->request->backend->memory_free(memory[i]);
     dataset_close(c->data);
     performer_free(c->exact.model);
     params_free(c->exact.params);

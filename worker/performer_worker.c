@@ -36,7 +36,7 @@ enum {
 struct invocation {
     const char *job, *output; /* without a daemon */
     const char *plan;         /* with one */
-    const char *backend;
+    const char *backend;      /* NULL: as the job says */
     struct jobspec_override overrides[OVERRIDES_MAX];
     size_t override_count;
 };
@@ -65,7 +65,8 @@ static const char help_text[] =
     "  --output DIR    where metrics.jsonl and checkpoints/ go\n"
     "  --set A.B=V     another value for a key of the job file; may be given again\n"
     "  --plan FILE     train as the daemon planned; this is how performer-launch calls it\n"
-    "  --backend NAME  cpu (default) or reference: plain, slow, for comparisons\n"
+    "  --backend NAME  what computes, whatever resources.device says: cpu, cuda, or reference, which is\n"
+    "                  plain and slow, for comparisons\n"
     "  --help, --version\n"
     "\n"
     "SIGTERM: saves a checkpoint after the step under way and ends. Exit: 0 all steps done, or stopped as\n"
@@ -124,8 +125,11 @@ static int parse_arguments(int argc, char **argv, struct invocation *invocation)
         return usage_error("--plan says it all: no --job, --output or --set beside it", "");
     if (!invocation->plan && (!invocation->job || !invocation->output))
         return usage_error("--job and --output are needed, or --plan", "");
-    if (!backend_find(invocation->backend))
-        return usage_error("no such backend", invocation->backend);
+    if (invocation->backend && !backend_find(invocation->backend)) {
+        fprintf(stderr, "performer-worker: --backend %s: %s\n", invocation->backend,
+                backend_why_not(invocation->backend));
+        return EXIT_USAGE;
+    }
     return -1;
 }
 
@@ -235,6 +239,24 @@ static enum status open_uplink(struct rank *rank, struct fault *fault)
     return uplink_open_file(rank->invocation->output, rank->number, &rank->uplink, fault);
 }
 
+/* As the command line says, or else the job: "auto" is the GPU where there is one. Which it was, training-started tells. */
+static enum status pick_backend(const struct rank *rank, const struct backend **backend,
+                                struct fault *fault)
+{
+    const enum device device = rank->spec.resources.device;
+    const char *name = rank->invocation->backend;
+    if (!name) name = device == DEVICE_CPU ? "cpu" : "cuda";
+    *backend = backend_find(name);
+    if (!*backend && !rank->invocation->backend && device == DEVICE_AUTO)
+        *backend = backend_find("cpu");
+    if (*backend) return ST_OK;
+    return fault_set(
+        fault, ST_UNSUPPORTED,
+        "resources.device = \"%s\" on this machine: %s; set \"cpu\" or \"auto\", or ask for "
+        "machines with a GPU",
+        device_text(device), backend_why_not(name));
+}
+
 static enum status train(struct rank *rank, int *argc, char ***argv, struct fault *fault)
 {
     enum status status = ST_OK;
@@ -242,13 +264,15 @@ static enum status train(struct rank *rank, int *argc, char ***argv, struct faul
     if (status == ST_OK) status = load_job(rank, fault);
     if (status == ST_OK) status = join_ranks(rank, argc, argv, fault);
     if (status == ST_OK) status = open_uplink(rank, fault);
+    const struct backend *backend;
+    if (status == ST_OK) status = pick_backend(rank, &backend, fault);
     if (status != ST_OK) return status;
 
     const struct training_setup setup = {
         .spec = &rank->spec,
         .plan = rank->plan,
         .directory = rank->plan ? rank->plan->directory : rank->invocation->output,
-        .backend = backend_find(rank->invocation->backend),
+        .backend = backend,
         .collective = rank->collective,
         .uplink = rank->uplink,
         .stop_asked = stop_asked,
@@ -339,7 +363,7 @@ static int finish(struct rank *rank, enum status status, const struct fault *fau
 
 int main(int argc, char **argv)
 {
-    struct invocation invocation = {.backend = "cpu"};
+    struct invocation invocation = {0};
     int exit_code = parse_arguments(argc, argv, &invocation);
     if (exit_code >= 0) return exit_code;
 

@@ -66,7 +66,9 @@ static void fold_bucket(void *context, int bucket)
         folding->status = t->setup.backend->add(&t->stream, &add);
         gradient = before;
     }
-    if (folding->last && folding->status == ST_OK)
+    if (!folding->last || folding->status != ST_OK) return;
+    folding->status = t->setup.backend->sync(&t->stream); /* the host is about to read it */
+    if (folding->status == ST_OK)
         folding->status =
             collective_sum_start(t->setup.collective, gradient, at->count, folding->fault);
 }
@@ -74,8 +76,11 @@ static void fold_bucket(void *context, int bucket)
 static void move_buckets(void *context)
 {
     struct folding *folding = context;
-    if (folding->last && folding->status == ST_OK)
-        folding->status = collective_progress(folding->training->setup.collective, folding->fault);
+    struct training *t = folding->training;
+    if (!folding->last || folding->status != ST_OK) return;
+    folding->status = t->setup.backend->sync(&t->stream);
+    if (folding->status == ST_OK)
+        folding->status = collective_progress(t->setup.collective, folding->fault);
 }
 
 /* An operation of a backend has no words of its own. */
@@ -111,6 +116,8 @@ static enum status run_shard(struct training *t, uint64_t step, int64_t index, s
     training_phase(t, step, PHASE_BACKWARD);
     status =
         performer_backward(t->model, &t->stream, t->weights, &t->batch, folding.gradient, &hooks);
+    if (status == ST_OK)
+        status = t->setup.backend->sync(&t->stream); /* the batch is filled anew next */
     if (status != ST_OK) return operation_failed(fault, status, step);
     return folding.status;
 }
@@ -257,7 +264,8 @@ static enum status update(struct training *t, uint64_t step, float scale, double
         enum status status = t->setup.backend->adamw(&t->stream, &adamw);
         if (status != ST_OK) return operation_failed(fault, status, step);
     }
-    return ST_OK;
+    enum status status = t->setup.backend->sync(&t->stream);
+    return status == ST_OK ? ST_OK : operation_failed(fault, status, step);
 }
 
 static void advance_state(struct training *t, uint64_t step, const struct step_sums *sums)

@@ -16,8 +16,6 @@
 #include "worker/notices.h"
 #include "worker/step.h"
 
-enum { MEMORY_ALIGN_BYTES = 64 };
-
 double steady_clock_ms(void)
 {
     struct timespec now;
@@ -55,41 +53,57 @@ static bool is_first_rank(const struct training *t)
 
 /* ---- memory ---- */
 
-static enum status floats_new(int64_t count, const char *what, float **floats, struct fault *fault)
+/* Memory that operations reach, zeroed; `advice` is for who asked for too much. */
+static enum status memory_new(const struct training *t, size_t bytes, const char *what,
+                              const char *advice, void **memory, struct fault *fault)
 {
-    size_t bytes = (size_t)count * sizeof **floats;
-    bytes = (bytes + MEMORY_ALIGN_BYTES) / MEMORY_ALIGN_BYTES * MEMORY_ALIGN_BYTES;
-    float *memory = aligned_alloc(MEMORY_ALIGN_BYTES, bytes);
-    if (!memory)
-        return fault_set(fault, ST_NO_MEMORY, "%zu bytes for %s: a smaller [model] takes less",
-                         bytes, what);
-    memset(memory, 0, bytes);
-    *floats = memory;
+    void *made;
+    enum status status = t->setup.backend->memory_new(bytes, &made);
+    if (status != ST_OK)
+        return fault_set(fault, status, "%zu bytes for %s: %s", bytes, what, advice);
+    memset(made, 0, bytes);
+    *memory = made;
     return ST_OK;
+}
+
+static enum status floats_new(const struct training *t, int64_t count, const char *what,
+                              float **floats, struct fault *fault)
+{
+    void *memory = NULL;
+    enum status status = memory_new(t, (size_t)count * sizeof **floats, what,
+                                    "a smaller [model] takes less", &memory, fault);
+    if (status == ST_OK) *floats = memory;
+    return status;
 }
 
 static enum status allocate_weights(struct training *t, struct fault *fault)
 {
     const int64_t floats = t->params->floats;
     t->gradient_buffers = gradient_buffers(t->shards);
-    enum status status = floats_new(floats, "weights", &t->weights, fault);
-    if (status == ST_OK) status = floats_new(floats, "moments", &t->moment1, fault);
-    if (status == ST_OK) status = floats_new(floats, "moments", &t->moment2, fault);
+    enum status status = floats_new(t, floats, "weights", &t->weights, fault);
+    if (status == ST_OK) status = floats_new(t, floats, "moments", &t->moment1, fault);
+    if (status == ST_OK) status = floats_new(t, floats, "moments", &t->moment2, fault);
     if (status == ST_OK)
-        status = floats_new(floats * t->gradient_buffers, "gradients", &t->gradients, fault);
+        status = floats_new(t, floats * t->gradient_buffers, "gradients", &t->gradients, fault);
     return status;
 }
 
 static enum status allocate_batch(struct training *t, struct fault *fault)
 {
     const size_t tokens = (size_t)(t->setup.spec->train.micro_batch * t->setup.spec->data.length);
-    t->batch.sequences = t->setup.spec->train.micro_batch;
-    t->batch.length = t->setup.spec->data.length;
-    t->batch.ids = calloc(tokens, sizeof *t->batch.ids);
-    t->batch.targets = calloc(tokens, sizeof *t->batch.targets);
-    t->batch.key_mask = calloc(tokens, sizeof *t->batch.key_mask);
-    if (t->batch.ids && t->batch.targets && t->batch.key_mask) return ST_OK;
-    return fault_set(fault, ST_NO_MEMORY, "no memory for a batch: lower train.micro_batch");
+    struct batch *batch = &t->batch;
+    void *memory[] = {NULL, NULL, NULL};
+    const size_t bytes[] = {tokens * sizeof *batch->ids, tokens * sizeof *batch->targets,
+                            tokens * sizeof *batch->key_mask};
+    enum status status = ST_OK;
+    for (int i = 0; i < 3 && status == ST_OK; i++)
+        status = memory_new(t, bytes[i], "a batch", "lower train.micro_batch", &memory[i], fault);
+    batch->sequences = t->setup.spec->train.micro_batch;
+    batch->length = t->setup.spec->data.length;
+    batch->ids = memory[0];
+    batch->targets = memory[1];
+    batch->key_mask = memory[2];
+    return status;
 }
 
 static enum status allocate_records(struct training *t, struct fault *fault)
@@ -123,11 +137,9 @@ static enum status allocate_scratch(struct training *t, struct fault *fault)
 {
     size_t bytes = performer_scratch_bytes(t->model);
     if (update_scratch_bytes(t) > bytes) bytes = update_scratch_bytes(t);
-    bytes = (bytes + MEMORY_ALIGN_BYTES) / MEMORY_ALIGN_BYTES * MEMORY_ALIGN_BYTES;
-    t->stream.scratch = aligned_alloc(MEMORY_ALIGN_BYTES, bytes);
+    if (bytes == 0) return ST_OK;
     t->stream.scratch_bytes = bytes;
-    if (t->stream.scratch) return ST_OK;
-    return fault_set(fault, ST_NO_MEMORY, "%zu bytes of scratch: lower train.micro_batch", bytes);
+    return memory_new(t, bytes, "scratch", "lower train.micro_batch", &t->stream.scratch, fault);
 }
 
 static enum status describe_tensors(struct training *t, struct fault *fault)
@@ -500,18 +512,14 @@ void training_close(struct training *t)
     free(t->rank_losses);
     free(t->records);
     free(t->shard_losses);
-    free(t->batch.key_mask);
-    free(t->batch.targets);
-    free(t->batch.ids);
-    free(t->gradients);
-    free(t->moment2);
-    free(t->moment1);
-    free(t->weights);
+    void *memory[] = {t->batch.key_mask, t->batch.targets, t->batch.ids, t->gradients,
+                      t->moment2,        t->moment1,       t->weights,   t->stream.scratch};
+    for (size_t i = 0; i < sizeof memory / sizeof memory[0]; i++)
+        t->setup.backend->memory_free(memory[i]);
     performer_free(t->model);
     params_free(t->params);
     dataset_close(t->valid);
     dataset_close(t->train);
-    free(t->stream.scratch);
     team_free(t->stream.team);
     free(t);
 }

@@ -603,7 +603,7 @@ Test(jobspec, a_wrong_override_is_pointed_at)
         {"train.steps=many", "E0301", 13, 4},
         {"train.steps= \t many \t", "E0301", 16, 4},
         {"attention.kind = fvaor", "E0302", 18, 5},
-        {"resources.device=cuda", "E0401", 18, 4},
+        {"model.objective=classify", "E0401", 17, 8},
         {"steps=3", "E0202", 1, 5},
         {"train=3", "E0204", 1, 5},
         {"train.steps", "E0104", 1, 11},

@@ -13,7 +13,7 @@ ends 2 "$worker" --job a --output b --plan c
 ends 2 "$worker" --job a --output b c
 says "unexpected argument: c"
 ends 2 "$worker" --job a --output b --backend abacus
-says "no such backend: abacus"
+says "--backend abacus: there is no such backend"
 ends 2 "$worker" --layers 3
 ends 66 "$worker" --job "$work/nowhere.toml" --output "$work/x"
 says "$work/nowhere.toml"
@@ -22,6 +22,8 @@ says 'layres'
 says '2 mistakes'
 ends 66 alone x --set 'data.train="nowhere.txt"'
 says "nowhere.txt"
+ends 70 alone x --set 'resources.device="cuda"'
+says 'resources.device = "cuda" on this machine: this build is CPU-only'
 ends 65 "${mpirun[@]}" -np 3 "$worker" --job "$work/job.toml" --output "$work/x"
 says "3 ranks do not divide"
 [ ! -e "$work/x/checkpoints" ] || fail "a run that could not begin left checkpoints"

@@ -533,7 +533,7 @@ Test(performer_compare, a_wrong_invocation)
 {
     refused("--draws 0", "--draws takes a number from 1");
     refused("--sequences many", "not 'many'");
-    refused("--backend abacus", "not 'abacus'");
+    refused("--backend abacus", "--backend abacus: there is no such backend");
     refused("--colour", "--help");
     refused("more", "unexpected argument: more");
     refused("--set model.layres=3", "layres");
