@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What nvcc and its assembler say of kernels/cuda, without a GPU: no warning, no spill, registers within what a block may have,
-# and the tensor cores' instruction in the machine code. Skipped where there is no nvcc.
+# and the tensor cores' instruction in the PTX. Skipped where there is no nvcc.
 # Usage: cuda_gates.sh SOURCE_DIRECTORY
 set -euo pipefail
 cd "$1"
@@ -35,9 +35,9 @@ for source in kernels/cuda/*.cu; do
     done
 done
 
-for object in "$scratch"/favor.* "$scratch"/softmax.*; do
-    [[ $object == *.log ]] && continue
-    cuobjdump -sass "$object" | grep -q 'HMMA.16816.F32.BF16' || say "$(basename "$object"): no bf16 product on tensor cores"
+for source in favor softmax; do
+    nvcc -std=c++17 -I. -arch=sm_90 -ptx "kernels/cuda/$source.cu" -o "$scratch/$source.ptx"
+    grep -q 'mma.sync.aligned.m16n8k16.row.col.f32.bf16' "$scratch/$source.ptx" || say "$source: no bf16 product on tensor cores"
 done
 
 echo "$kernels kernels, $failures faults"
