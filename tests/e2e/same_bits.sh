@@ -27,14 +27,14 @@ every = 7
 lr = 2e-3
 warmup = 5
 [train]
-steps = 40
+steps = 160
 batch = 16
 micro_batch = 4
 [evaluate]
-every = 20
+every = 80
 batches = 1
 [checkpoint]
-every = 10
+every = 40
 TOML
 
 daemon_start
@@ -52,7 +52,7 @@ submit() {
 same() {
     ctl wait "$run" --timeout 120 || fail "$1: $(field "$run" .state)"
     local sum
-    sum=$(weights "$run" 40)
+    sum=$(weights "$run" 160)
     [ -n "$expected" ] || expected=$sum
     [ "$sum" = "$expected" ] || fail "$1: $sum, not $expected"
     local error
@@ -68,7 +68,7 @@ other() {
     local name=$1
     submit "$@" --set resources.ranks=2
     ctl wait "$run" --timeout 120 || fail "$name: $(field "$run" .state)"
-    [ "$(weights "$run" 40)" != "$expected" ] || fail "$name: the same weights, so this test proves nothing"
+    [ "$(weights "$run" 160)" != "$expected" ] || fail "$name: the same weights, so this test proves nothing"
     note "$name: other bits, as it must be"
 }
 
@@ -82,8 +82,8 @@ for ranks in 1 2 4; do
     [ "$pids" -eq "$ranks" ] || fail "$ranks ranks, but $pids process ids"
     same "ranks=$ranks threads=1"
 done
-loss_first=$(ctl metrics "$run" --name loss --json | head -n 1 | jq .value)
-loss_last=$(ctl metrics "$run" --name loss --json | tail -n 1 | jq .value)
+loss_first=$(ctl metrics "$run" --name loss --json | jq -s ".[0].value")
+loss_last=$(ctl metrics "$run" --name loss --json | jq -s ".[-1].value")
 jq -en "$loss_last < $loss_first - 0.1" >/dev/null || fail "the loss did not fall: $loss_first, $loss_last"
 draw=$(field "$run" '[.redraws[].draw] | max')
 [ "$draw" -ge 5 ] || fail "the features are still draw $draw"
@@ -107,7 +107,7 @@ second_attempt() {
 }
 
 submit rank-killed --set resources.ranks=2
-reach_step "$run" 14
+reach_step "$run" 41
 kill_rank "$run"
 same "a rank killed"
 second_attempt "a rank killed"
@@ -118,7 +118,9 @@ for ranks in 2 1; do
     stopped+=("$run")
     reach_step "$run" 1
     victim=$(field "$run" '.workers[-1].pid')
-    until [ -e "$state/runs/$run/checkpoints/step-0000000010" ]; do :; done
+    until [ -e "$state/runs/$run/checkpoints/step-0000000040" ]; do
+        kill -0 "$victim" || fail "it ended before it could be stopped"
+    done
     sleep 0.1 # what it has never done may take minutes: it has done all that it does from here
     kill -STOP "$victim"
 done
@@ -141,10 +143,10 @@ sleep 0.5
 daemon_start
 same "the daemon killed"
 [ "$(field "$run" '.attempts | length')" -eq 1 ] || fail "the daemon's death touched the run"
-[ "$(ctl metrics "$run" --name loss --json | wc -l)" -eq 40 ] || fail "metrics were lost with the daemon"
+[ "$(ctl metrics "$run" --name loss --json | wc -l)" -eq 160 ] || fail "metrics were lost with the daemon"
 
 submit both-killed --set resources.ranks=2
-reach_step "$run" 14
+reach_step "$run" 41
 victim=$(field "$run" '.workers[-1].pid')
 daemon_kill
 kill -9 "$victim"
