@@ -264,12 +264,12 @@ Test(launch, a_rank_that_stands_still_is_looked_at_and_asked_to_end)
     cr_assert_str_empty(scratch_read(&run, "attempt-1/rank-4.log"));
 }
 
-/* In a memory cgroup of 16 MiB, where one can be made: the kernel kills the command, and exit.json says that it did. */
+/* In a memory cgroup that holds the launcher under a sanitizer too, where one can be made: the kernel kills the command, and exit.json says that it did. */
 Test(launch, a_command_that_the_kernel_kills_for_want_of_memory_is_counted)
 {
     static const char make[] =
         "group=/sys/fs/cgroup/memory/performer-launch-test-$$ && mkdir $group && "
-        "echo 16777216 >$group/memory.limit_in_bytes && "
+        "echo 134217728 >$group/memory.limit_in_bytes && "
         "echo $PPID >$group/cgroup.procs && echo $group";
     char group[128] = "";
     pid_t pid = fork();
@@ -280,7 +280,7 @@ Test(launch, a_command_that_the_kernel_kills_for_want_of_memory_is_counted)
         if (name) fclose(name);
         if (!there || pclose(made) != 0) _exit(77);
         execl(PERFORMER_LAUNCH, "performer-launch", scratch_path(&run, "attempt-1"), nonce, "--",
-              "sh", "-c", "head -c 200000000 /dev/zero | tail -c 200000000", NULL);
+              "sh", "-c", "head -c 1000000000 /dev/zero | tail -c 1000000000", NULL);
         _exit(99);
     }
     int code = end_of(pid);

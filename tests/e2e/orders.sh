@@ -25,7 +25,7 @@ features = 48
 [redraw]
 every = 1000
 [train]
-steps = 180
+steps = 120
 batch = 16
 micro_batch = 4
 [checkpoint]
@@ -91,21 +91,21 @@ ctl redraw "$run" 2>"$work/refused" || status=$?
 [ $status -eq 7 ] || fail "redraw of a cancelled run gave $status"
 
 note "redraws by the error say why, and an evaluation on demand changes no bit, whatever dies in between"
-adaptive=(--set redraw.policy=adaptive --set redraw.threshold=0.001 --set data.valid_fraction=0.1 --set evaluate.every=30
-    --set evaluate.batches=1 --set checkpoint.every=30)
+adaptive=(--set redraw.policy=adaptive --set redraw.threshold=0.001 --set data.valid_fraction=0.1 --set evaluate.every=20
+    --set evaluate.batches=1 --set checkpoint.every=20)
 plain=$(ctl submit "$work/job.toml" --parsable "${adaptive[@]}")
 ctl wait "$plain" --timeout 120 || fail "adaptive: $(field "$plain" .state)"
-[ "$(field "$plain" '[.redraws[].step] | join(" ")')" = "30 60 90 120 150" ] || fail "redrawn after $(field "$plain" '.redraws')"
+[ "$(field "$plain" '[.redraws[].step] | join(" ")')" = "20 40 60 80 100" ] || fail "redrawn after $(field "$plain" '.redraws')"
 [ "$(field "$plain" '[.redraws[] | select(.agreed and (.why | test("^adaptive: kernel_error\\.[01] [0-9.e-]+ > 0\\.001$")))] | length')" -eq 5 ] ||
     fail "no reasons: $(field "$plain" '.redraws')"
-ctl events "$plain" | grep >/dev/null 'draw 3 after step 90, adaptive: kernel_error\.' || fail "no reason in the history"
+ctl events "$plain" | grep >/dev/null 'draw 3 after step 60, adaptive: kernel_error\.' || fail "no reason in the history"
 
 [ "$(field "$plain" '[.redraw_threshold, .approximation.step, .approximation.layer < 2, .approximation.error > 0.001] | join(" ")')" = \
-    "0.001 180 true true" ] || fail "status has $(field "$plain" .approximation)"
+    "0.001 120 true true" ] || fail "status has $(field "$plain" .approximation)"
 ctl status "$plain" | grep >/dev/null 'error .* in layer .* least denominator' || fail "status does not show the error"
 
 run=$(ctl submit "$work/job.toml" --parsable "${adaptive[@]}")
-reach_step "$run" 31
+reach_step "$run" 21
 ctl evaluate "$run" | grep >/dev/null 'order [0-9]*: an evaluation' || fail "evaluate says nothing"
 for _ in $(seq 200); do
     step=$(field "$run" '[.orders[] | select(.kind == "evaluate" and .state == "applied").step][0] // 0')
@@ -121,7 +121,7 @@ for name in valid_loss kernel_error.0 kernel_error.1; do
     ctl metrics "$run" --name $name --json | jq -r .step | grep -x "$step" >/dev/null || fail "no $name of step $step"
 done
 ctl events "$run" | grep >/dev/null "evaluate, order [0-9]*, after step $step" || fail "the evaluation is not in the history"
-[ "$(weights "$run" 180)" = "$(weights "$plain" 180)" ] || fail "other weights"
+[ "$(weights "$run" 120)" = "$(weights "$plain" 120)" ] || fail "other weights"
 [ "$(field "$run" '[.redraws[] | [.draw, .step, .why, .hashes[0]]]')" = "$(field "$plain" '[.redraws[] | [.draw, .step, .why, .hashes[0]]]')" ] ||
     fail "other redraws"
 [ "$(field "$run" '[.redraws[] | select(.agreed | not)] | length')" -eq 0 ] || fail "hashes differ"

@@ -27,14 +27,14 @@ every = 7
 lr = 2e-3
 warmup = 5
 [train]
-steps = 160
+steps = 100
 batch = 16
 micro_batch = 4
 [evaluate]
-every = 80
+every = 50
 batches = 1
 [checkpoint]
-every = 40
+every = 25
 TOML
 
 daemon_start
@@ -52,7 +52,7 @@ submit() {
 same() {
     ctl wait "$run" --timeout 120 || fail "$1: $(field "$run" .state)"
     local sum
-    sum=$(weights "$run" 160)
+    sum=$(weights "$run" 100)
     [ -n "$expected" ] || expected=$sum
     [ "$sum" = "$expected" ] || fail "$1: $sum, not $expected"
     local error
@@ -68,7 +68,7 @@ other() {
     local name=$1
     submit "$@" --set resources.ranks=2
     ctl wait "$run" --timeout 120 || fail "$name: $(field "$run" .state)"
-    [ "$(weights "$run" 160)" != "$expected" ] || fail "$name: the same weights, so this test proves nothing"
+    [ "$(weights "$run" 100)" != "$expected" ] || fail "$name: the same weights, so this test proves nothing"
     note "$name: other bits, as it must be"
 }
 
@@ -107,7 +107,7 @@ second_attempt() {
 }
 
 submit rank-killed --set resources.ranks=2
-reach_step "$run" 41
+reach_step "$run" 26
 kill_rank "$run"
 same "a rank killed"
 second_attempt "a rank killed"
@@ -118,7 +118,7 @@ for ranks in 2 1; do
     stopped+=("$run")
     reach_step "$run" 1
     victim=$(field "$run" '.workers[-1].pid')
-    until [ -e "$state/runs/$run/checkpoints/step-0000000040" ]; do
+    until [ -e "$state/runs/$run/checkpoints/step-0000000025" ]; do
         kill -0 "$victim" || fail "it ended before it could be stopped"
     done
     sleep 0.1 # what it has never done may take minutes: it has done all that it does from here
@@ -143,10 +143,10 @@ sleep 0.5
 daemon_start
 same "the daemon killed"
 [ "$(field "$run" '.attempts | length')" -eq 1 ] || fail "the daemon's death touched the run"
-[ "$(ctl metrics "$run" --name loss --json | wc -l)" -eq 160 ] || fail "metrics were lost with the daemon"
+[ "$(ctl metrics "$run" --name loss --json | wc -l)" -eq 100 ] || fail "metrics were lost with the daemon"
 
 submit both-killed --set resources.ranks=2
-reach_step "$run" 41
+reach_step "$run" 26
 victim=$(field "$run" '.workers[-1].pid')
 daemon_kill
 kill -9 "$victim"
