@@ -1,6 +1,5 @@
 #include "daemon/options.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +7,7 @@
 
 #include "daemon/options.def"
 #include "proto/client.h"
+#include "proto/whole_number.h"
 
 #define OPTION_ENUM(enumerator, name, argument, support, meaning) enumerator,
 enum option_id { OPTIONS(OPTION_ENUM) OPTION_COUNT };
@@ -39,15 +39,10 @@ static void make_long_options(struct option *list)
 
 static enum status take_number(const char *text, uint32_t *number, struct fault *fault)
 {
-    char *end;
-    errno = 0;
-    unsigned long value = strtoul(text, &end, 10);
-    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value == 0 ||
-        value > RANKS_MAX)
-        return fault_set(fault, ST_INVALID, "--max-ranks %s: give a number from 1 to %d", text,
-                         RANKS_MAX);
-    *number = (uint32_t)value;
-    return ST_OK;
+    long value;
+    enum status status = whole_number_parse("--max-ranks", text, 1, RANKS_MAX, &value, fault);
+    if (status == ST_OK) *number = (uint32_t)value;
+    return status;
 }
 
 static enum status take_listen(struct options *options, const char *url, struct fault *fault)

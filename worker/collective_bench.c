@@ -6,7 +6,6 @@
  * The ratio of ours to the better MPI_Allreduce is what it costs that the bits do not depend on the number of ranks.
  */
 
-#include <errno.h>
 #include <getopt.h>
 #include <mpi.h>
 #include <stdbool.h>
@@ -14,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proto/whole_number.h"
 #include "worker/collective.h"
 
 enum { EXIT_USAGE = 2, RANKS_MAX = 1024 };
@@ -71,17 +71,11 @@ static void help(void)
     puts("  --help");
 }
 
-static bool read_size(const char *name, const char *text, long least, long most, long *size)
+static bool read_size(const char *option, const char *text, long least, long most, long *size)
 {
-    char *end;
-    errno = 0;
-    const long value = strtol(text, &end, 10);
-    if (errno == 0 && end != text && !*end && value >= least && value <= most) {
-        *size = value;
-        return true;
-    }
-    fprintf(stderr, "collective-bench: --%s: `%s` is not a number from %ld to %ld\n", name, text,
-            least, most);
+    struct fault fault;
+    if (whole_number_parse(option, text, least, most, size, &fault) == ST_OK) return true;
+    fprintf(stderr, "collective-bench: %s\n", fault.text);
     return false;
 }
 
@@ -101,9 +95,9 @@ static int parse_arguments(int argc, char **argv, struct options *options)
 
     for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (option) {
-#define SIZE_CASE(name, default_, least, most, meaning)                                    \
-    case SIZE_##name:                                                                      \
-        if (!read_size(#name, optarg, (least), (most), &options->name)) return EXIT_USAGE; \
+#define SIZE_CASE(name, default_, least, most, meaning)                                         \
+    case SIZE_##name:                                                                           \
+        if (!read_size("--" #name, optarg, (least), (most), &options->name)) return EXIT_USAGE; \
         break;
             SIZES(SIZE_CASE)
 #undef SIZE_CASE

@@ -4,7 +4,6 @@
  * what the kind of attention needs, and dout; writes out, dq, dk, dv.
  */
 
-#include <errno.h>
 #include <getopt.h>
 #include <math.h>
 #include <sched.h>
@@ -17,6 +16,7 @@
 
 #include "kernels/backend.h"
 #include "proto/safetensors.h"
+#include "proto/whole_number.h"
 
 enum { EXIT_BAD_INPUT = 2, THREADS_MAX = 1024, BENCH_MAX = 1000000 };
 enum { CHUNK_DEFAULT = 64, CHUNK_MAX = 16384 }; /* as in a job file */
@@ -73,14 +73,10 @@ static int cores(void)
 static enum status count_parse(const char *option, const char *text, int max, int *count,
                                struct fault *fault)
 {
-    char *end;
-    errno = 0;
-    const long value = strtol(text, &end, 10);
-    if (errno || end == text || *end != '\0' || value < 1 || value > max)
-        return fault_set(fault, ST_INVALID, "%s takes a number from 1 to %d, not '%s'", option, max,
-                         text);
-    *count = (int)value;
-    return ST_OK;
+    long value;
+    enum status status = whole_number_parse(option, text, 1, max, &value, fault);
+    if (status == ST_OK) *count = (int)value;
+    return status;
 }
 
 static enum status backend_parse(const char *name, const struct backend **backend,

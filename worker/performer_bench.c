@@ -22,6 +22,7 @@
 #include "proto/cost.h"
 #include "proto/durable.h"
 #include "proto/logline.h"
+#include "proto/whole_number.h"
 #include "worker/step.h"
 
 enum {
@@ -124,17 +125,11 @@ static void help(void)
     puts("  --help, --version");
 }
 
-static bool read_size(const char *name, const char *text, long least, long most, long *size)
+static bool read_size(const char *option, const char *text, long least, long most, long *size)
 {
-    char *end;
-    errno = 0;
-    const long value = strtol(text, &end, 10);
-    if (errno == 0 && end != text && !*end && value >= least && value <= most) {
-        *size = value;
-        return true;
-    }
-    fprintf(stderr, "performer-bench: --%s: `%s` is not a number from %ld to %ld\n", name, text,
-            least, most);
+    struct fault fault;
+    if (whole_number_parse(option, text, least, most, size, &fault) == ST_OK) return true;
+    fprintf(stderr, "performer-bench: %s\n", fault.text);
     return false;
 }
 
@@ -185,9 +180,9 @@ static int parse_arguments(int argc, char **argv, struct options *options)
 
     for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (option) {
-#define SIZE_CASE(name, default_, least, most, meaning)                                    \
-    case SIZE_##name:                                                                      \
-        if (!read_size(#name, optarg, (least), (most), &options->name)) return EXIT_USAGE; \
+#define SIZE_CASE(name, default_, least, most, meaning)                                         \
+    case SIZE_##name:                                                                           \
+        if (!read_size("--" #name, optarg, (least), (most), &options->name)) return EXIT_USAGE; \
         break;
             SIZES(SIZE_CASE)
 #undef SIZE_CASE

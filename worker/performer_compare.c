@@ -9,7 +9,6 @@
  */
 
 #include <assert.h>
-#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <math.h>
@@ -23,6 +22,7 @@
 #include "kernels/backend.h"
 #include "proto/jobspec.h"
 #include "proto/utf8.h"
+#include "proto/whole_number.h"
 #include "worker/dataset.h"
 #include "worker/manifest.h"
 #include "worker/params.h"
@@ -100,19 +100,6 @@ struct comparison {
 
 /* ---- command line ---- */
 
-static enum status number_parse(const char *option, const char *text, long max, long *number,
-                                struct fault *fault)
-{
-    char *end;
-    errno = 0;
-    const long value = strtol(text, &end, 10);
-    if (errno || end == text || *end != '\0' || value < 1 || value > max)
-        return fault_set(fault, ST_INVALID, "%s takes a number from 1 to %ld, not '%s'", option,
-                         max, text);
-    *number = value;
-    return ST_OK;
-}
-
 enum option_code { JOB = 256, WEIGHTS, SET, DRAWS, SEQUENCES, BACKEND, JSON, HELP_TEXT, VERSION };
 
 static enum status option_take(int code, const char *value, struct request *request,
@@ -131,9 +118,10 @@ static enum status option_take(int code, const char *value, struct request *requ
         request->overrides[request->override_count++].text = value;
         return ST_OK;
     case DRAWS:
-        return number_parse("--draws", value, DRAWS_MAX, &request->draws, fault);
+        return whole_number_parse("--draws", value, 1, DRAWS_MAX, &request->draws, fault);
     case SEQUENCES:
-        return number_parse("--sequences", value, SEQUENCES_MAX, &request->sequences, fault);
+        return whole_number_parse("--sequences", value, 1, SEQUENCES_MAX, &request->sequences,
+                                  fault);
     case BACKEND:
         request->backend = backend_find(value);
         if (request->backend) return ST_OK;

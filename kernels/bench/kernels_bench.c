@@ -4,7 +4,6 @@
  * reference in fp32 first, and what differs is not timed.
  */
 
-#include <errno.h>
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include "kernels/backend.h"
 #include "kernels/peak.h"
 #include "kernels/projection.h"
+#include "proto/whole_number.h"
 
 enum {
     DIM = 64,
@@ -343,11 +343,10 @@ static void usage(FILE *file)
 
 static long count_of(const char *option, const char *text)
 {
-    char *end;
-    errno = 0;
-    const long value = strtol(text, &end, 10);
-    if (errno == 0 && end != text && !*end && value >= 1 && value <= 1000000) return value;
-    fprintf(stderr, "kernels-bench: --%s: `%s` is not a number from 1 to 1000000\n", option, text);
+    long count;
+    struct fault fault;
+    if (whole_number_parse(option, text, 1, 1000000, &count, &fault) == ST_OK) return count;
+    fprintf(stderr, "kernels-bench: %s\n", fault.text);
     exit(2);
 }
 
@@ -399,13 +398,13 @@ static struct options options_read(int argc, char **argv)
             fprintf(stderr, "kernels-bench: --precision is fp32 or bf16, not `%s`\n", optarg);
             exit(2);
         case THREADS:
-            options.threads = count_of("threads", optarg);
+            options.threads = count_of("--threads", optarg);
             break;
         case HEADS:
-            options.heads = count_of("heads", optarg);
+            options.heads = count_of("--heads", optarg);
             break;
         case REPEAT:
-            options.repeat = count_of("repeat", optarg);
+            options.repeat = count_of("--repeat", optarg);
             break;
         case LENGTHS:
             options.lengths = optarg;

@@ -264,7 +264,8 @@ Test(launch, a_rank_that_stands_still_is_looked_at_and_asked_to_end)
     cr_assert_str_empty(scratch_read(&run, "attempt-1/rank-4.log"));
 }
 
-/* In a memory cgroup that holds the launcher under a sanitizer too, where one can be made: the kernel kills the command, and exit.json says that it did. */
+/* In a memory cgroup, where one can be made, that holds the launcher under a sanitizer too: the kernel kills the command,
+ * and exit.json says that it did. */
 Test(launch, a_command_that_the_kernel_kills_for_want_of_memory_is_counted)
 {
     static const char make[] =

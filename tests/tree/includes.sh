@@ -9,7 +9,7 @@ ours_proto='^"proto/[a-z_0-9.-]+"$'
 # folder, then which includes it may have besides libc, as one extended expression
 declare -A may=(
     [proto]="$ours_proto|^<(protobuf-c/protobuf-c|jansson)\.h>$"
-    [kernels]='^"kernels/[a-z_0-9/]+\.(h|cuh|def)"$|^"proto/(status|choice)\.h"$'
+    [kernels]='^"kernels/[a-z_0-9/]+\.(h|cuh|def)"$|^"proto/(status|choice|whole_number)\.h"$'
     [worker]="$ours_proto|^\"(kernels|worker)/[a-z_0-9]+\.(h|def)\"$|^<(zlib|xxhash|jansson)\.h>$"
     [daemon]="$ours_proto|^\"daemon/[a-z_0-9]+\.(h|def)\"$|^<jansson\.h>$"
     [cli]="$ours_proto|^\"cli/[a-z_0-9]+\.(h|def)\"$|^<jansson\.h>$"

@@ -32,7 +32,7 @@ refused() {
     [ "$got" -eq "$code" ] || fail "$*: exit $got instead of $code"
     grep -qF -- "$words" "$work/errors" || fail "$*: does not say: $words"
 }
-refused 2 '--rounds: `0` is not a number from 1' "$bench" --rounds 0
+refused 2 '--rounds takes a number from 1 to 100000, not `0`' "$bench" --rounds 0
 refused 2 'usage: mpirun -np N collective-bench' "$bench" --fast
 refused 2 'unexpected argument: 4' "$bench" 4
 refused 2 'needs 2 to 1024 ranks, not 1' "${mpirun[@]}" -np 1 "$bench"

@@ -81,9 +81,9 @@ refused() {
 }
 refused 2 'unexpected argument: fast' "${sizes[@]}" fast
 refused 2 'usage: performer-bench' --fast
-refused 2 '--length: `0` is not a number' --length 0
-refused 2 '--batch: `4x` is not a number' --batch 4x
-refused 2 '--threads: `` is not a number' --threads ''
+refused 2 '--length takes a number from 1 to 10000000, not `0`' --length 0
+refused 2 '--batch takes a number from 1 to 100000, not `4x`' --batch 4x
+refused 2 '--threads takes a number from 1 to' --threads ''
 refused 2 'no `favor`; there is `identity`, `favor softmax-positive`' "${sizes[@]}" --attention favor
 refused 2 'heads' "${sizes[@]}" --heads 3
 TMPDIR=$work/nowhere "$bench" "${sizes[@]}" 2>"$work/errors" && fail "needs no directory"

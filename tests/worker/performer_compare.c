@@ -532,7 +532,7 @@ Test(performer_compare, weights_that_do_not_fit)
 Test(performer_compare, a_wrong_invocation)
 {
     refused("--draws 0", "--draws takes a number from 1");
-    refused("--sequences many", "not 'many'");
+    refused("--sequences many", "--sequences takes a number from 1 to 1000000, not `many`");
     refused("--backend abacus", "--backend abacus: there is no such backend");
     refused("--colour", "--help");
     refused("more", "unexpected argument: more");
