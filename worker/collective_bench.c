@@ -19,9 +19,9 @@
 enum { EXIT_USAGE = 2, RANKS_MAX = 1024 };
 
 /* O(name, default, least, most, meaning) */
-#define SIZES(O)                                                          \
-    O(megabytes, 50, 1, 100000, "gradients to sum, in millions of bytes") \
-    O(buckets, 8, 1, 1000, "how many sums they are cut into")             \
+#define SIZES(O)                                                        \
+    O(megabytes, 50, 1, 8000, "gradients to sum, in millions of bytes") \
+    O(buckets, 8, 1, 1000, "how many sums they are cut into")           \
     O(rounds, 20, 1, 100000, "how often each is measured")
 
 struct options {

@@ -102,7 +102,7 @@ static enum status run_shard(struct training *t, uint64_t step, int64_t index, s
         .training = t,
         .gradient = t->gradients + place.buffer * t->params->floats,
         .folds = place.folds,
-        .last = index == t->shards - 1,
+        .last = index == t->shards - 1 && collective_ranks(t->setup.collective) > 1,
         .fault = fault,
     };
     const struct performer_hooks hooks = {&folding, move_buckets, fold_bucket};

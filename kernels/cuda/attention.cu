@@ -60,8 +60,8 @@ static enum status forward(const struct attention *call, struct arena *arena)
         return favor_forward(call, arena);
     case ATTENTION_SOFTMAX:
         return softmax_forward(call, arena);
-    default:
-        return arena->base ? rows_copy(call, call->value_dim, call->v, call->out) : ST_OK;
+    default: /* identity, which takes no scratch: arena->base says nothing of it */
+        return ST_OK;
     }
 }
 
@@ -73,7 +73,7 @@ static enum status backward(const struct attention_backward *call, struct arena 
     case ATTENTION_SOFTMAX:
         return softmax_backward(call, arena);
     default:
-        return arena->base ? identity_backward(call) : ST_OK;
+        return ST_OK;
     }
 }
 
@@ -95,6 +95,8 @@ enum status cuda_attention(struct stream *stream, const struct attention *argume
 {
     const char *why_not;
     if (!cuda_attention_supported(arguments, &why_not)) return ST_UNSUPPORTED;
+    if (arguments->kind == ATTENTION_IDENTITY)
+        return rows_copy(arguments, arguments->value_dim, arguments->v, arguments->out);
     struct arena arena = {(char *)stream->scratch, 0};
     return forward(arguments, &arena);
 }
@@ -104,6 +106,7 @@ enum status cuda_attention_backward(struct stream *stream,
 {
     const char *why_not;
     if (!cuda_attention_supported(&arguments->forward, &why_not)) return ST_UNSUPPORTED;
+    if (arguments->forward.kind == ATTENTION_IDENTITY) return identity_backward(arguments);
     struct arena arena = {(char *)stream->scratch, 0};
     return backward(arguments, &arena);
 }

@@ -1,12 +1,12 @@
 #include "kernels/cuda/cuda.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "kernels/cuda/attention.h"
 #include "kernels/reference/reference.h"
 
-/* Of one process, which has one device: a launcher shows each rank its own as the first. */
-enum { DEVICE_NUMBER = 0, OLDEST_MAJOR = 8 };
+enum { OLDEST_MAJOR = 8 };
 
 static struct gpu gpu;
 static struct backend backend;
@@ -44,7 +44,7 @@ enum status gpu_product_status(cublasStatus_t error)
 /* Pages are to lie on the device, where its operations reach them at its own speed. */
 static enum status memory_new(size_t bytes, void **memory)
 {
-    const struct cudaMemLocation here = {cudaMemLocationTypeDevice, DEVICE_NUMBER};
+    const struct cudaMemLocation here = {cudaMemLocationTypeDevice, gpu.device};
     void *made;
     cudaError_t error = cudaMallocManaged(&made, bytes, cudaMemAttachGlobal);
     if (error != cudaSuccess) return gpu_status(error);
@@ -106,38 +106,47 @@ static const struct backend table = {
     .sync = cuda_sync,
 };
 
+/* Ranks of one machine share out its devices; under Slurm each is shown its own alone. */
+static int device_of_rank(int count)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    return rank && count > 0 ? (int)(strtoul(rank, NULL, 10) % (unsigned long)count) : 0;
+}
+
 /* Half open where it fails: the process then goes without. */
 static cudaError_t gpu_open(struct cudaDeviceProp *properties)
 {
     int count;
     cudaError_t error = cudaGetDeviceCount(&count);
-    if (error == cudaSuccess) error = cudaSetDevice(DEVICE_NUMBER);
-    if (error == cudaSuccess) error = cudaGetDeviceProperties(properties, DEVICE_NUMBER);
+    if (error == cudaSuccess) gpu.device = device_of_rank(count);
+    if (error == cudaSuccess) error = cudaSetDevice(gpu.device);
+    if (error == cudaSuccess) error = cudaGetDeviceProperties(properties, gpu.device);
     if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking);
     return error;
 }
 
-const struct backend *cuda_backend(const char **why_not)
+/* NULL, or why it could not be opened. */
+static const char *backend_open(void)
 {
     struct cudaDeviceProp properties;
-    if (backend.name) return &backend;
-
     const cudaError_t error = gpu_open(&properties);
-    if (error != cudaSuccess) {
-        *why_not = cudaGetErrorString(error);
-        return NULL;
-    }
-    if (properties.major < OLDEST_MAJOR) {
-        *why_not = "its compute capability is below 8.0, and bf16 needs that";
-        return NULL;
-    }
-    if (cublasLtCreate(&gpu.products) != CUBLAS_STATUS_SUCCESS) {
-        *why_not = "cuBLASLt could not be started";
-        return NULL;
-    }
+    if (error != cudaSuccess) return cudaGetErrorString(error);
+    if (properties.major < OLDEST_MAJOR)
+        return "its compute capability is below 8.0, and bf16 needs that";
+    if (cublasLtCreate(&gpu.products) != CUBLAS_STATUS_SUCCESS)
+        return "cuBLASLt could not be started";
     gpu.shared_bytes = properties.sharedMemPerBlockOptin;
     snprintf(description, sizeof description, "cuda (%s, sm_%d%d, cuBLASLt %zu)", properties.name,
              properties.major, properties.minor, cublasLtGetVersion());
     backend = table;
-    return &backend;
+    return NULL;
+}
+
+const struct backend *cuda_backend(const char **why_not)
+{
+    static const char *failed; /* a device that could not be opened is not tried again */
+    if (!backend.name && !failed) failed = backend_open();
+    if (!failed) return &backend;
+    *why_not = failed;
+    return NULL;
 }

@@ -1,12 +1,7 @@
 #ifndef KERNELS_CUDA_GPU_H
 #define KERNELS_CUDA_GPU_H
 
-/*
- * The device of this process, its one stream, and how its operations take their scratch memory.
- *
- * Memory is managed: one address for host and device, and pages that stay on the device until the host touches them. The
- * host touches weights at checkpoints, batches, and gradients that MPI sums; all else never leaves the device.
- */
+/* The device of this process, its one stream, and how its operations take their scratch memory. That is managed: README.md. */
 
 #include <cublasLt.h>
 #include <cuda_runtime.h>
@@ -18,6 +13,7 @@ extern "C" {
 #endif
 
 struct gpu {
+    int device;
     cudaStream_t stream;
     cublasLtHandle_t products;
     size_t shared_bytes; /* of a block, at most */

@@ -24,7 +24,7 @@ struct product {
 /* The same answer with arena->base NULL, where it only counts. */
 enum status product_run(const struct product *product, struct arena *arena);
 
-/* to (rows, stride) = from (rows, columns) in bf16, 0 in the columns behind; stride is even. In rounding.cu. */
+/* to (rows, stride) = from (rows, columns) in bf16, 0 in the columns behind; stride is even. In elementwise.cu. */
 enum status round_to_bf16(int64_t rows, int64_t columns, int64_t stride, const float *from,
                           void *to);
 

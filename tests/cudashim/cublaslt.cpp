@@ -22,12 +22,16 @@ struct cublasLtMatrixLayoutOpaque_t {
     int64_t leading;
 };
 
+enum { OPERANDS = 4 }; /* a, b, c, d */
+
 struct cublasLtMatmulPreferenceOpaque_t {
     size_t workspace_bytes;
+    uint32_t alignment[OPERANDS];
 };
 
 static const uint64_t ALGORITHM = 0x7368696d;
 static const size_t WORKSPACE_BYTES = 256; /* asked for, so that a caller has to bring one */
+static const uint32_t ALIGNMENT = 256;     /* taken for granted where nothing is said */
 
 #define ENTER() \
     if (call_enter() != cudaSuccess) return CUBLAS_STATUS_EXECUTION_FAILED
@@ -114,7 +118,7 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference)
 {
-    return make(preference, (size_t)0);
+    return make(preference, (size_t)0, ALIGNMENT, ALIGNMENT, ALIGNMENT, ALIGNMENT);
 }
 
 cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference)
@@ -127,8 +131,18 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
                                                     const void *value, size_t bytes)
 {
     ENTER();
-    if (attribute != CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) return CUBLAS_STATUS_INVALID_VALUE;
-    return assign(&preference->workspace_bytes, value, bytes);
+    switch (attribute) {
+    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
+        return assign(&preference->workspace_bytes, value, bytes);
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
+        return assign(
+            &preference->alignment[attribute - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value,
+            bytes);
+    }
+    return CUBLAS_STATUS_INVALID_VALUE;
 }
 
 /* ---- the product ---- */
@@ -213,9 +227,19 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
         return CUBLAS_STATUS_NOT_SUPPORTED;
     results[0] = cublasLtMatmulHeuristicResult_t();
     results[0].algo.data[0] = ALGORITHM;
+    for (int i = 0; i < OPERANDS; i++) results[0].algo.data[1 + i] = preference->alignment[i];
     results[0].workspaceSize = WORKSPACE_BYTES;
     *returned = 1;
     return CUBLAS_STATUS_SUCCESS;
+}
+
+/* As an algorithm that was chosen for better aligned operands would: it does not read them. */
+static bool aligned_as_promised(const cublasLtMatmulAlgo_t *algo,
+                                const void *const operands[OPERANDS])
+{
+    for (int i = 0; i < OPERANDS; i++)
+        if ((uintptr_t)operands[i] % algo->data[1 + i] != 0) return false;
+    return true;
 }
 
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t description, const void *alpha,
@@ -231,6 +255,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t description
     if (c_layout != d_layout || !algo || algo->data[0] != ALGORITHM || !workspace ||
         workspace_bytes < WORKSPACE_BYTES)
         return CUBLAS_STATUS_INVALID_VALUE;
+    const void *const operands[OPERANDS] = {a, b, c, d};
+    if (!aligned_as_promised(algo, operands)) return CUBLAS_STATUS_EXECUTION_FAILED;
 
     const bool ta = description->transpose_a == CUBLAS_OP_T;
     const bool tb = description->transpose_b == CUBLAS_OP_T;

@@ -63,9 +63,18 @@ static cublasLtMatrixLayout_t layout_new(const Case &c, bool transposed, int row
     return made;
 }
 
-/* d = 2 op(a) op(b) + c / 2, with a preference of so many bytes of workspace. */
+static void alignment_promise(cublasLtMatmulPreference_t preference, uint32_t bytes)
+{
+    for (int attribute = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES;
+         attribute <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES; attribute++)
+        cublasLtMatmulPreferenceSetAttribute(
+            preference, (cublasLtMatmulPreferenceAttributes_t)attribute, &bytes, sizeof bytes);
+}
+
+/* d = 2 op(a) op(b) + c / 2, with a preference of so many bytes of workspace, and of alignment where that is not 0. */
 static cublasStatus_t multiply(const Case &c, const Operand &a, const Operand &b, const float *bias,
-                               size_t workspace_bytes, const float *c_data, float *d)
+                               size_t workspace_bytes, const float *c_data, float *d,
+                               uint32_t alignment = sizeof(bf16))
 {
     std::vector<char> workspace(WORKSPACE_BYTES);
     const float alpha = 2, beta = 0.5f;
@@ -84,6 +93,7 @@ static cublasStatus_t multiply(const Case &c, const Operand &a, const Operand &b
     cublasLtMatmulPreferenceCreate(&preference);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                          &workspace_bytes, sizeof workspace_bytes);
+    if (alignment > 0) alignment_promise(preference, alignment);
 
     cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(handle, description, a_layout, b_layout, d_layout, d_layout,
@@ -138,6 +148,8 @@ Test(cublaslt, refusals)
     cr_expect_eq(multiply(narrow, a, b, bias, WORKSPACE_BYTES, d, d), CUBLAS_STATUS_INVALID_VALUE);
     const Case plain = {false, false, false, CUDA_R_32F, LEADING};
     cr_expect_eq(multiply(plain, a, b, bias, 0, d, d), CUBLAS_STATUS_NOT_SUPPORTED, "no workspace");
+    cr_expect_eq(multiply(plain, a, b, bias, WORKSPACE_BYTES, d, d + 1, 0),
+                 CUBLAS_STATUS_EXECUTION_FAILED, "256 bytes are taken for granted");
     const Case biased = {false, false, true, CUDA_R_32F, LEADING};
     cr_expect_eq(multiply(biased, a, b, NULL, WORKSPACE_BYTES, d, d), CUBLAS_STATUS_INVALID_VALUE);
 }

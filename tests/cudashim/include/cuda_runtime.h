@@ -3,7 +3,7 @@
 
 /*
  * What our sources use of CUDA's runtime and of its device language, for a host compiler. Names, numbers and meanings
- * are those of CUDA 13; what is not used is not here. Where the toolkit is installed, kernels/cuda is compiled with its
+ * are those of CUDA 13; events, votes and the other shuffles are here for kernels to come. Where the toolkit is installed, kernels/cuda is compiled with its
  * own header, so the two cannot drift apart.
  *
  * A kernel is an ordinary function here. Its built-in variables are set by whoever runs it: tests/cudashim/block.cpp.
