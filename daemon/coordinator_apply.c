@@ -7,8 +7,6 @@
 #include "daemon/coordinator.h"
 #include "daemon/memory.h"
 
-enum { DAY_MS = 24 * 3600 * 1000 }; /* no save takes longer */
-
 void coordinator_init(struct coordinator *coordinator, uint32_t ranks_max)
 {
     *coordinator = (struct coordinator){.ranks_max = ranks_max, .order_next = 1};
@@ -322,8 +320,7 @@ static void apply_checkpoint_saved(struct coordinator *coordinator, struct run *
     (void)coordinator, (void)now_ms;
     uint64_t step = record->checkpoint_saved.step;
     forget_aside(run, step);
-    double ms = record->checkpoint_saved.seconds * 1e3;
-    run->save_ms = ms > 0 && ms < DAY_MS ? (uint64_t)ms : 0;
+    run->save_ms = run_save_ms(record->checkpoint_saved.seconds);
     if (step <= run->saved_step) return;
     run->saved_step = step;
     if (run->attempt.number > 0) run->attempt.progressed = true;

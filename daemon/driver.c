@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/clock.h"
 #include "daemon/fork.h"
 #include "daemon/fork_source.h"
 #include "daemon/memory.h"
@@ -43,20 +44,13 @@ struct tended {
     struct fault fault;        /* TENDED_UNPREPARED */
 };
 
-uint64_t driver_now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 static struct event event_new(enum event_kind kind)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     return (struct event){
         .kind = kind,
-        .now_ms = driver_now_ms(),
+        .now_ms = clock_now_ms(),
         .wall_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000,
     };
 }
@@ -223,7 +217,7 @@ static struct tended *tend(struct driver *driver, uint64_t number, uint32_t atte
     tended->ranks = run->facts.ranks;
     tended->launcher = launcher_of(driver, number);
     tended->phase = phase;
-    tended->since_ms = driver_now_ms();
+    tended->since_ms = clock_now_ms();
     tended->next = driver->tended;
     driver->tended = tended;
     return tended;
@@ -585,7 +579,7 @@ static bool tend_one(struct driver *driver, struct tended *tended, uint64_t now_
 
 static void tend_all(struct driver *driver)
 {
-    uint64_t now_ms = driver_now_ms();
+    uint64_t now_ms = clock_now_ms();
     for (struct tended **link = &driver->tended; *link;) {
         struct tended *tended = *link;
         bool done = tend_one(driver, tended, now_ms);
@@ -622,7 +616,7 @@ static void decide_all(struct driver *driver)
 /* A daemon that was stopped, or starved, knows nothing of that time. */
 static void note_awake(struct driver *driver)
 {
-    uint64_t now_ms = driver_now_ms();
+    uint64_t now_ms = clock_now_ms();
     if (driver->tick_ms == 0 || now_ms - driver->tick_ms > PAUSE_MS) driver->awake_ms = now_ms;
     driver->tick_ms = now_ms;
 }

@@ -48,6 +48,4 @@ Performer__Response *driver_answer(struct driver *driver, const struct caller *c
 /* Time has passed, or a launcher has ended. */
 void driver_tick(struct driver *driver);
 
-uint64_t driver_now_ms(void);
-
 #endif

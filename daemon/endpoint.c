@@ -23,6 +23,7 @@
 #include <nng/transport/tls/tls.h>
 #include <uv.h>
 
+#include "daemon/clock.h"
 #include "daemon/handshakes.h"
 #include "proto/logline.h"
 #include "proto/wire.h"
@@ -176,7 +177,7 @@ static struct peer peer_of(nng_pipe pipe)
 /* Refusals are logged, but a crowd of them does not fill the log. */
 static void say_refused(struct endpoint *endpoint, const char *peer, const char *why)
 {
-    uint64_t now = handshakes_now_ms();
+    uint64_t now = clock_now_ms();
     pthread_mutex_lock(&endpoint->mutex);
     bool due = now - endpoint->said_ms >= SAY_MS;
     if (due) endpoint->said_ms = now;
@@ -191,7 +192,7 @@ static void connection_opens(struct endpoint *endpoint, nng_pipe pipe)
     uint32_t oldest;
     pthread_mutex_lock(&endpoint->mutex);
     enum status status =
-        connections_add(endpoint->connections, id_of(pipe), &peer, handshakes_now_ms(), &oldest);
+        connections_add(endpoint->connections, id_of(pipe), &peer, clock_now_ms(), &oldest);
     pthread_mutex_unlock(&endpoint->mutex);
     if (status != ST_OK) {
         nng_pipe_close(pipe);
@@ -222,10 +223,10 @@ static void pipe_changed(nng_pipe pipe, nng_pipe_ev event, void *argument)
 static void close_overdue(uv_timer_t *timer)
 {
     struct endpoint *endpoint = timer->data;
-    atomic_fetch_add(&endpoint->rejected, (unsigned)handshakes_expire(handshakes_now_ms()));
+    atomic_fetch_add(&endpoint->rejected, (unsigned)handshakes_expire(clock_now_ms()));
     for (;;) {
         pthread_mutex_lock(&endpoint->mutex);
-        uint32_t id = connections_overdue(endpoint->connections, handshakes_now_ms());
+        uint32_t id = connections_overdue(endpoint->connections, clock_now_ms());
         pthread_mutex_unlock(&endpoint->mutex);
         if (id == 0) return;
         close_id(id);

@@ -6,10 +6,7 @@
  * value as it is up to the end of the line: no quotes, no escapes, no comments. It holds a secret, so its mode is 0600,
  * and what it says is never on a command line and never in a log.
  *
- * Each launcher puts these variables into the environment of its ranks. performer-launch does it for mpirun on this machine
- * (environment_load); a batch script does the same by
- *
- *     while IFS='=' read -r key value; do export "$key=$value"; done <RUN/attempt-A/environment
+ * performer-launch puts these variables into the environment of the ranks (environment_load), under mpirun and under Slurm.
  */
 
 #include "proto/status.h"

@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "proto/durable.h"
@@ -21,12 +23,20 @@ static void aside_of(const char *run_directory, char aside[ASIDE_MAX])
 static enum status link_files(DIR *listing, int aside, struct fault *fault)
 {
     const struct dirent *entry;
-    while ((entry = readdir(listing))) {
+    while (errno = 0, (entry = readdir(listing))) {
         if (entry->d_name[0] == '.') continue;
         if (linkat(dirfd(listing), entry->d_name, aside, entry->d_name, 0) != 0)
             return fault_errno(fault, errno, "could not make a hard link to its %s", entry->d_name);
     }
-    return ST_OK;
+    return errno == 0 ? ST_OK : fault_errno(fault, errno, "could not list its files");
+}
+
+/* Retention takes a checkpoint out of its place before it removes files: one that is still there was whole. */
+static bool is_in_place(const char *checkpoint, DIR *listing)
+{
+    struct stat named, listed;
+    return stat(checkpoint, &named) == 0 && fstat(dirfd(listing), &listed) == 0 &&
+           named.st_dev == listed.st_dev && named.st_ino == listed.st_ino;
 }
 
 static enum status stage_in(DIR *listing, const char *aside, struct fault *fault)
@@ -50,6 +60,8 @@ enum status fork_stage(const char *checkpoint, const char *run_directory, struct
         return fault_set(fault, ST_REFUSED, "the checkpoint %s is not there any more", checkpoint);
     if (!listing) return fault_errno(fault, errno, "could not open the checkpoint %s", checkpoint);
     enum status status = stage_in(listing, aside, fault);
+    if (status == ST_OK && !is_in_place(checkpoint, listing))
+        status = fault_set(fault, ST_REFUSED, "it has just been removed");
     closedir(listing);
     if (status == ST_OK) return ST_OK;
     fork_discard(run_directory);

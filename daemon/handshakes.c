@@ -1,11 +1,11 @@
 #include "daemon/handshakes.h"
 
+#include "daemon/clock.h"
 #include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 struct handshake {
@@ -17,13 +17,6 @@ struct handshake {
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct handshake handshakes[HANDSHAKES_MAX]; /* (count), oldest first; under the mutex */
 static int count;
-
-uint64_t handshakes_now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
 
 /* False: it has none, for it is no TCP connection, or has ended. */
 static bool peer_of(int socket, struct tcp_peer *peer)
@@ -69,7 +62,7 @@ static void end_oldest(void)
 
 static void handshake_begins(int socket)
 {
-    struct handshake handshake = {.socket = socket, .since_ms = handshakes_now_ms()};
+    struct handshake handshake = {.socket = socket, .since_ms = clock_now_ms()};
     if (!peer_of(socket, &handshake.peer)) return;
     pthread_mutex_lock(&mutex);
     if (count == HANDSHAKES_MAX) end_oldest();

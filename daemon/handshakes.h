@@ -26,7 +26,4 @@ void handshakes_done(const struct tcp_peer *peer);
 /* Ends those whose time is up. Any thread. Returns how many. */
 int handshakes_expire(uint64_t now_ms);
 
-/* CLOCK_MONOTONIC, by which they are timed. */
-uint64_t handshakes_now_ms(void);
-
 #endif

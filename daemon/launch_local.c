@@ -54,13 +54,6 @@ static struct local *local_of(struct attempt_launcher *launcher)
     return (struct local *)launcher;
 }
 
-static bool exists(const char *directory, const char *name)
-{
-    char path[LAUNCHER_PATH_MAX + 64];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    return access(path, F_OK) == 0;
-}
-
 static bool read_launched(const char *directory, struct launched *launched)
 {
     char path[LAUNCHER_PATH_MAX + 64], *text;
@@ -89,11 +82,11 @@ static enum launcher_state local_probe(struct attempt_launcher *launcher,
 {
     (void)launcher;
     struct launched launched;
-    if (exists(attempt_directory, "exit.json")) return LAUNCHER_ENDED;
+    if (launcher_left(attempt_directory, "exit.json")) return LAUNCHER_ENDED;
     if (!read_launched(attempt_directory, &launched)) return LAUNCHER_UNSEEN;
     bool alive = process_is_alive(&launched.process);
     /* It may have written its last word and ended since we looked. */
-    if (!alive && exists(attempt_directory, "exit.json")) return LAUNCHER_ENDED;
+    if (!alive && launcher_left(attempt_directory, "exit.json")) return LAUNCHER_ENDED;
     if (!alive && process_of_another_boot(&launched.process)) return LAUNCHER_DOWN;
     if (!alive && process_signal_session(&launched.process, launched.nonce, SIGKILL) == 0)
         return LAUNCHER_GONE;

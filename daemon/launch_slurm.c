@@ -19,10 +19,11 @@
 #include "proto/performer.pb-c.h"
 
 enum {
-    ASK_MS = 10000,     /* between two squeues, give or take a fifth */
-    ASK_SOON_MS = 1000, /* where somebody waits for the answer */
-    ASK_MS_MAX = 60000, /* after squeue has failed again and again */
-    COMMAND_MS = 60000, /* Slurm's programs give up by themselves after 10 s or so */
+    ASK_MS = 10000,      /* between two squeues, give or take a fifth */
+    ASK_SOON_MS = 1000,  /* where somebody waits for the answer */
+    ASK_MS_MAX = 60000,  /* after squeue has failed again and again */
+    SILENT_FAILURES = 5, /* in a row: half a minute, and one that is started anew is back by then */
+    COMMAND_MS = 60000,  /* Slurm's programs give up by themselves after 10 s or so */
     SUBMIT_AGAIN_MS_MAX = 60000,
     FORGET_MS = 60000, /* after the driver has looked for the last time */
     PLAN_BYTES_MAX = 1 << 20,
@@ -71,13 +72,6 @@ static struct slurm *slurm_of(struct attempt_launcher *launcher)
     return (struct slurm *)launcher;
 }
 
-static bool exists(const char *directory, const char *name)
-{
-    char path[PATH_SIZE];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    return access(path, F_OK) == 0;
-}
-
 /* The first line, without its end. */
 static void first_line(char *to, size_t size, const char *text)
 {
@@ -113,7 +107,7 @@ static struct job *job_new(struct slurm *slurm, const char *directory, const cha
     job->slurm = slurm;
     text_copy(job->directory, sizeof job->directory, directory);
     text_copy(job->name, sizeof job->name, name);
-    job->kill = exists(directory, "scancel");
+    job->kill = launcher_left(directory, "scancel");
     job_enter(job, JOB_UNCLEAR);
     job->looked_ms = job->since_ms;
     job->next = slurm->jobs;
@@ -361,7 +355,7 @@ static void take_absence(struct job *job)
 /* What follows for a job from an answer that was asked for when it had been in its phase already, or has just set it. */
 static void follow(struct job *job, uint64_t asked_ms)
 {
-    if (job->phase == JOB_SUBMITTING) return;
+    if (job->phase == JOB_SUBMITTING || job->command) return; /* the command's end asks again */
     if (job->since_ms < asked_ms) {
         take_absence(job);
     } else if (job->phase == JOB_LISTED && slurm_state_is_over(job->row.state)) {
@@ -393,7 +387,7 @@ static void ask_in(struct slurm *slurm, uint64_t ms);
 static bool somebody_waits(const struct slurm *slurm)
 {
     for (const struct job *job = slurm->jobs; job; job = job->next)
-        if (job->phase != JOB_LISTED || job->kill || exists(job->directory, "exit.json"))
+        if (job->phase != JOB_LISTED || job->kill || launcher_left(job->directory, "exit.json"))
             return true;
     return false;
 }
@@ -473,7 +467,7 @@ static struct job *find_or_adopt(struct slurm *slurm, const char *directory)
     char name[SLURM_NAME_SIZE];
     struct job *job = job_in(slurm, directory);
     if (job) return job;
-    if (!exists(directory, "slurm.sh") || !read_name(directory, name)) return NULL;
+    if (!launcher_left(directory, "slurm.sh") || !read_name(directory, name)) return NULL;
     job = job_new(slurm, directory, name);
     ask_soon(slurm);
     return job;
@@ -483,7 +477,7 @@ static void describe(const struct job *job, struct sighting *sighting)
 {
     const struct slurm_row *row = &job->row;
     *sighting = (struct sighting){.id = row->id};
-    sighting->waits = !exists(job->directory, "launcher.json");
+    sighting->waits = !launcher_left(job->directory, "launcher.json");
     snprintf(sighting->words, sizeof sighting->words, "Slurm job %" PRId64 " is %s%s%.100s",
              row->id, row->state, row->reason[0] != '\0' ? ", " : "", row->reason);
 }
@@ -492,13 +486,14 @@ static enum launcher_state slurm_probe(struct attempt_launcher *launcher,
                                        const char *attempt_directory, struct sighting *sighting)
 {
     struct slurm *slurm = slurm_of(launcher);
-    bool exit_known = exists(attempt_directory, "exit.json");
+    bool exit_known = launcher_left(attempt_directory, "exit.json");
     enum launcher_state over = exit_known ? LAUNCHER_ENDED : LAUNCHER_GONE;
-    if (exists(attempt_directory, "slurm.json")) return over;
+    if (launcher_left(attempt_directory, "slurm.json")) return over;
     struct job *job = find_or_adopt(slurm, attempt_directory);
     if (!job) return exit_known ? LAUNCHER_ENDED : LAUNCHER_UNSEEN;
     job->looked_ms = uv_now(slurm->loop);
-    if (exit_known && slurm->failures > 0) return LAUNCHER_ENDED; /* its own files say enough */
+    bool silent = slurm->failures >= SILENT_FAILURES;
+    if (exit_known && silent) return LAUNCHER_ENDED; /* its own files must do */
     if (exit_known) ask_soon(slurm);
     switch (job->phase) {
     case JOB_SUBMITTING:
@@ -506,17 +501,17 @@ static enum launcher_state slurm_probe(struct attempt_launcher *launcher,
         return LAUNCHER_UNKNOWN;
     case JOB_LISTED:
         describe(job, sighting);
-        return LAUNCHER_ALIVE;
+        return sighting->waits && silent ? LAUNCHER_UNKNOWN : LAUNCHER_ALIVE;
     case JOB_ABSENT:
         break;
     }
-    return exit_known || exists(attempt_directory, "launcher.json") ? over : LAUNCHER_UNSEEN;
+    return exit_known || launcher_left(attempt_directory, "launcher.json") ? over : LAUNCHER_UNSEEN;
 }
 
 static void slurm_signal(struct attempt_launcher *launcher, const char *attempt_directory,
                          int signal)
 {
-    if (exists(attempt_directory, "slurm.json")) return;
+    if (launcher_left(attempt_directory, "slurm.json")) return;
     struct job *job = find_or_adopt(slurm_of(launcher), attempt_directory);
     if (!job) return;
     if (signal == SIGKILL)

@@ -30,3 +30,10 @@ enum status launcher_programs_find(struct launcher_programs *programs, struct fa
     if (status == ST_OK) *programs = found;
     return status;
 }
+
+bool launcher_left(const char *attempt_directory, const char *name)
+{
+    char path[LAUNCHER_PATH_MAX + 64];
+    snprintf(path, sizeof path, "%s/%s", attempt_directory, name);
+    return access(path, F_OK) == 0;
+}

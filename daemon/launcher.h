@@ -44,6 +44,9 @@ struct launcher_programs {
     char worker[LAUNCHER_PATH_MAX]; /* performer-worker */
 };
 
+/* `name` is in the attempt's directory. */
+bool launcher_left(const char *attempt_directory, const char *name);
+
 /* Those beside this executable. ST_NOT_FOUND: they are not there. */
 enum status launcher_programs_find(struct launcher_programs *programs, struct fault *fault);
 

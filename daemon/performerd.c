@@ -16,6 +16,7 @@
 
 #include <uv.h>
 
+#include "daemon/clock.h"
 #include "daemon/doors.h"
 #include "daemon/driver.h"
 #include "daemon/endpoint.h"
@@ -66,7 +67,7 @@ static void launcher_news_came(void *context)
 static Performer__Response *answer_question(struct daemon *daemon, const struct caller *caller,
                                             const Performer__Request *request)
 {
-    uint64_t now_ms = driver_now_ms();
+    uint64_t now_ms = clock_now_ms();
     struct query_view view = {
         .coordinator = &daemon->coordinator,
         .store = daemon->store,
@@ -152,7 +153,7 @@ static enum status open_store(struct daemon *daemon, struct fault *fault)
     enum status status = store_open(path, &daemon->store, fault);
     if (status != ST_OK) return status;
     coordinator_init(&daemon->coordinator, daemon->options->ranks_max);
-    status = store_load(daemon->store, &daemon->coordinator, driver_now_ms(), fault);
+    status = store_load(daemon->store, &daemon->coordinator, clock_now_ms(), fault);
     if (status == ST_OK) return ST_OK;
     coordinator_fini(&daemon->coordinator);
     store_close(daemon->store);
@@ -232,7 +233,7 @@ static enum status serve(const struct options *options, int ready, struct fault 
 {
     static struct daemon daemon;
     daemon.options = options;
-    daemon.started_ms = driver_now_ms();
+    daemon.started_ms = clock_now_ms();
     enum status status =
         state_directory_open(options->state, options->runs, &daemon.directory, fault);
     if (status != ST_OK) return status;

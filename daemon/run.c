@@ -113,6 +113,13 @@ uint64_t run_next_multiple(const struct run *run, uint64_t every)
     return next <= run->facts.steps ? next : 0;
 }
 
+enum { SAVE_S_MAX = 24 * 3600 };
+
+uint64_t run_save_ms(double seconds)
+{
+    return seconds > 0 && seconds < SAVE_S_MAX ? (uint64_t)(1e3 * seconds) : 0;
+}
+
 uint32_t run_restarts_max(const struct run *run, enum restart_budget budget)
 {
     uint32_t attempts = restart_budget_attempts(budget);

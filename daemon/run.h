@@ -177,6 +177,9 @@ uint64_t run_step_now(const struct run *run);
  * ends. */
 uint64_t run_next_multiple(const struct run *run, uint64_t every);
 
+/* Milliseconds of a save as a rank has told them in seconds; 0 where that is no time that a save takes. */
+uint64_t run_save_ms(double seconds);
+
 /* Attempts that may follow by that budget. */
 uint32_t run_restarts_max(const struct run *run, enum restart_budget budget);
 

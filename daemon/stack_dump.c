@@ -15,7 +15,12 @@
 #include "daemon/process.h"
 #include "proto/logline.h"
 
-enum { DEBUGGER_MS_MAX = 20000, LOOK_MS = 20, FIELD_BYTES = 256 };
+enum {
+    DEBUGGER_MS_MAX =
+        5000, /* half of STALL_GRACE_MS (stall.h): ranks are asked to end afterwards */
+    LOOK_MS = 20,
+    FIELD_BYTES = 256,
+};
 
 /* The first line of a file of a thread; "?" where it cannot be read. */
 static void read_field(pid_t pid, const char *thread, const char *name, char *field)

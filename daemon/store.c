@@ -835,7 +835,7 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     run->requeued_attempt = column_u32(row, 23);
     run->saved_step = column_count(row, 24);
     run->facts.stall_ms = column_count(row, 25);
-    run->save_ms = (uint64_t)(1e3 * fmax(column_real(row, 27), 0));
+    run->save_ms = run_save_ms(column_real(row, 27));
     text_copy(run->user, sizeof run->user, column_text(row, 28));
     run->forked_from = column_count(row, 29);
     run->forked_step = column_count(row, 30);

@@ -267,12 +267,29 @@ static bool is_one_line(const char *text)
     return true;
 }
 
+/* sbatch acts for the daemon's user, and the daemon finds jobs by what it has asked for. So these alone may be added: no
+ * environment, file or cluster of the job's choice. */
+static bool is_sbatch_wish(const char *option)
+{
+    static const char *const wishes[] = {
+        "begin",        "comment",     "constraint",  "deadline",  "dependency",
+        "distribution", "exclude",     "exclusive",   "gres",      "hint",
+        "hold",         "licenses",    "mail-type",   "mail-user", "mem",
+        "mem-per-cpu",  "mem-per-gpu", "nice",        "nodelist",  "ntasks-per-node",
+        "prefer",       "qos",         "reservation", "switches",  "tmp",
+        "wckey"};
+    size_t length = strcspn(option, "=");
+    for (size_t i = 0; i < sizeof wishes / sizeof wishes[0]; i++)
+        if (strlen(wishes[i]) == length && strncmp(option, wishes[i], length) == 0) return true;
+    return false;
+}
+
 /* NULL, or what is wrong with an option for sbatch. */
 static const char *extra_flaw(const char *option)
 {
     if (!is_one_line(option)) return "has a control character";
     if (strncmp(option, "--", 2) != 0) return "each is a long option of sbatch, --name=value";
-    if (strncmp(option, "--array", 7) == 0) return "an attempt is one job, and no array of them";
+    if (!is_sbatch_wish(option + 2)) return "none of the options of sbatch that a job may add";
     return NULL;
 }
 

@@ -1,5 +1,6 @@
 #include "daemon/query.h"
 
+#include "daemon/clock.h"
 #include "proto/wire.h"
 #include "tests/daemon/workshop.h"
 
@@ -20,7 +21,7 @@ static void ask(Performer__Request *request)
                               .store = workshop.store,
                               .directory = &workshop.directory,
                               .caller = caller,
-                              .now_ms = driver_now_ms(),
+                              .now_ms = clock_now_ms(),
                               .uptime_ms = 5,
                               .frames_rejected = 3};
     if (response) performer__response__free_unpacked(response, NULL);

@@ -2,6 +2,8 @@
 
 #include <signal.h>
 
+#include "daemon/clock.h"
+
 const struct caller workshop_caller = {.user = "tester"};
 
 static struct workshop *workshop_of(struct attempt_launcher *launcher)
@@ -62,8 +64,8 @@ static void begin(struct workshop *workshop)
                             &workshop->store, &fault),
                  ST_OK, "%s", fault.text);
     coordinator_init(&workshop->coordinator, 4);
-    cr_assert_eq(store_load(workshop->store, &workshop->coordinator, driver_now_ms(), &fault),
-                 ST_OK, "%s", fault.text);
+    cr_assert_eq(store_load(workshop->store, &workshop->coordinator, clock_now_ms(), &fault), ST_OK,
+                 "%s", fault.text);
     workshop->driver = (struct driver){.coordinator = &workshop->coordinator,
                                        .store = workshop->store,
                                        .directory = &workshop->directory,

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/clock.h"
 #include "daemon/memory.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/gang.h"
@@ -64,7 +65,7 @@ static enum status load(struct fault *fault)
     enum status status = store_open("performerd.db", &host.store, fault);
     if (status != ST_OK) return status;
     coordinator_init(&host.coordinator, HOST_RANKS_MAX);
-    status = store_load(host.store, &host.coordinator, driver_now_ms(), fault);
+    status = store_load(host.store, &host.coordinator, clock_now_ms(), fault);
     if (status == ST_OK) return ST_OK;
     store_close(host.store);
     host.store = NULL;
