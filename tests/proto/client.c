@@ -3,6 +3,7 @@
 #include <nng/protocol/reqrep0/rep.h>
 #include <nng/supplemental/util/platform.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -219,11 +220,12 @@ Test(client, a_daemon_that_comes_back_is_found_again)
 }
 
 static struct server *dying;
+static sem_t asked;
 
-static void *die_soon(void *argument)
+static void *die_when_asked(void *argument)
 {
     (void)argument;
-    nng_msleep(200);
+    sem_wait(&asked);
     nng_close(dying->socket);
     return NULL;
 }
@@ -231,6 +233,7 @@ static void *die_soon(void *argument)
 static int never(int number, Performer__Response *response)
 {
     (void)number, (void)response;
+    sem_post(&asked);
     return 1000;
 }
 
@@ -243,7 +246,8 @@ Test(client, a_daemon_that_dies_before_it_answers_is_reported)
     server_start(&server, never);
     struct client *client = opened(url);
     dying = &server;
-    pthread_create(&killer, NULL, die_soon, NULL);
+    sem_init(&asked, 0, 0);
+    pthread_create(&killer, NULL, die_when_asked, NULL);
     cr_assert_eq(ping(client, 20000, &response), ST_UNREACHABLE, "%s", fault.text);
     cr_assert(strstr(fault.text, "may or may not"), "%s", fault.text);
     pthread_join(killer, NULL);
