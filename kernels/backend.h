@@ -41,7 +41,7 @@ struct dropout_key {
     float rate; /* 0: nothing is dropped; else kept values are scaled by 1 / (1 - rate) */
     uint64_t seed;
     uint32_t step;
-    uint32_t site;           /* which dropout of the model */
+    uint32_t site;           /* which dropout of the model, below 2^12 */
     uint32_t first_sequence; /* of row 0, in the global batch */
     int64_t length;          /* L: row r is sequence first_sequence + r / L, position r % L */
 };

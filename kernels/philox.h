@@ -14,7 +14,7 @@ enum purpose {
     PURPOSE_WEIGHTS = 1, /* layer: tensor's place in the list of parameters; index: element / 2 */
     PURPOSE_PROJECTION = 2,       /* layer; index: (draw, element / 2) */
     PURPOSE_ORDER = 3,            /* index: (round, half, epoch) of the permutation of rows */
-    PURPOSE_DROPOUT = 4,          /* layer: site; index: (step, sequence, position and column) */
+    PURPOSE_DROPOUT = 4,          /* layer and index: kernels/dropout.h */
     PURPOSE_MASKING = 5,          /* index: (step, sequence, position) */
     PURPOSE_KEY_PROJECTION = 7,   /* linformer, E; layer; index: (element / 2, draw) */
     PURPOSE_VALUE_PROJECTION = 8, /* linformer, F; the same */

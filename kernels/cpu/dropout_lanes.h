@@ -7,14 +7,16 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/lanes.h"
+#include "kernels/dropout.h"
 #include "kernels/philox.h"
 
 /* One row's place in the counters. */
 struct dropout_row {
     float rate, kept;
     uint32_t key[2];
-    uint32_t step, sequence, first; /* first: of the row's own blocks of 4 columns */
-    uint32_t purpose_layer;
+    uint32_t step, sequence;
+    uint32_t purpose_site;
+    int64_t first; /* place of the row's first 4 columns */
 };
 
 static inline struct dropout_row dropout_row(const struct dropout_key *key, int64_t row,
@@ -26,8 +28,8 @@ static inline struct dropout_row dropout_row(const struct dropout_key *key, int6
         .key = {(uint32_t)key->seed, (uint32_t)(key->seed >> 32)},
         .step = key->step,
         .sequence = key->first_sequence + (uint32_t)(row / key->length),
-        .first = (uint32_t)(row % key->length * ((width + 3) / 4)),
-        .purpose_layer = (uint32_t)PURPOSE_DROPOUT << 24 | key->site,
+        .purpose_site = (uint32_t)PURPOSE_DROPOUT << 24 | key->site,
+        .first = row % key->length * ((width + 3) / 4),
     };
 }
 
@@ -48,11 +50,14 @@ static inline void dropout_lanes(const struct dropout_row *row, int64_t column, 
 {
     const words number = (words)lanes_numbers();
     const words counter = (number & 3) * (LANES / 4) + (number >> 2);
+    const int64_t first = row->first + column / 4;
+    const words place = counter + (uint32_t)first;
+    const words carry = (words)(place < (uint32_t)first) & (1U << DROPOUT_SITE_BITS);
     words x[4] = {
         (words){0} + row->step,
         (words){0} + row->sequence,
-        counter + (row->first + (uint32_t)(column / 4)),
-        (words){0} + row->purpose_layer,
+        place,
+        carry + (row->purpose_site + (uint32_t)(first >> 32 << DROPOUT_SITE_BITS)),
     };
     uint32_t key0 = row->key[0], key1 = row->key[1];
 

@@ -5,6 +5,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/dropout.h"
 #include "kernels/philox.h"
 
 static __device__ __forceinline__ void philox_round(uint32_t x[4], uint32_t k0, uint32_t k1)
@@ -23,9 +24,10 @@ static __device__ __forceinline__ float4 dropout_quad(const struct dropout_key &
 {
     enum { ROUNDS = 10 };
     if (key.rate == 0) return make_float4(1, 1, 1, 1);
-    uint32_t x[4] = {key.step, key.first_sequence + (uint32_t)(row / key.length),
-                     (uint32_t)(row % key.length * ((width + 3) / 4) + quad),
-                     (uint32_t)PURPOSE_DROPOUT << 24 | key.site};
+    const int64_t place = row % key.length * ((width + 3) / 4) + quad;
+    const uint32_t layer = key.site + (uint32_t)(place >> 32 << DROPOUT_SITE_BITS);
+    uint32_t x[4] = {key.step, key.first_sequence + (uint32_t)(row / key.length), (uint32_t)place,
+                     (uint32_t)PURPOSE_DROPOUT << 24 | layer};
     uint32_t k0 = (uint32_t)key.seed, k1 = (uint32_t)(key.seed >> 32);
     for (int round = 0; round < ROUNDS; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
         philox_round(x, k0, k1);

@@ -136,7 +136,8 @@ static double kept(const struct dropout_key *key, int64_t row, int64_t width, in
     const uint32_t sequence = key->first_sequence + (uint32_t)(row / key->length);
     const int64_t position = row % key->length, place = position * ((width + 3) / 4) + column / 4;
     const uint32_t index[3] = {key->step, sequence, (uint32_t)place};
-    const struct philox_words words = philox_draw(key->seed, PURPOSE_DROPOUT, key->site, index);
+    const uint32_t layer = key->site + 4096 * (uint32_t)(place >> 32);
+    const struct philox_words words = philox_draw(key->seed, PURPOSE_DROPOUT, layer, index);
     return words.word[column % 4] / 256 < key->rate * 16777216.0 ? 0 : 1 / (1 - (double)key->rate);
 }
 

@@ -7,7 +7,11 @@
 #include <string.h>
 
 #include "kernels/dropout.h"
+#include "kernels/philox.h"
 #include "tests/kernels/trial.h"
+
+#define CPU_ISA baseline
+#include "kernels/cpu/dropout_lanes.h"
 
 enum { SEQUENCES = 6, LENGTH = 50, ROWS = SEQUENCES * LENGTH, WIDTH = 71 };
 
@@ -133,4 +137,28 @@ Test(dropout, forward_and_backward_drop_the_same)
         cr_expect_eq(memcmp(y, factors, ROWS * WIDTH * sizeof *y), 0, "embed_backward");
         free(factors), free(ones), free(zeros), free(y);
     }
+}
+
+/* Behind 2^32 places of a sequence there are others, in the middle of a row and of a register too. No operation can be
+ * given a row so far on without those before it: so the factors themselves. */
+Test(dropout, places_have_more_than_32_bits)
+{
+    enum { PLACES = 999, COLUMNS = 4 * PLACES };
+    static float ones[COLUMNS], factors[COLUMNS], lanes[COLUMNS];
+    const int64_t row = (1LL << 32) / PLACES;
+    struct dropout_key key = KEY;
+    key.length = row + 1;
+    dropout_factors(&key, row, COLUMNS, factors);
+    for (int64_t j = 0; j < COLUMNS; j++) {
+        const uint64_t place = (uint64_t)row * PLACES + (uint64_t)j / 4;
+        const uint32_t index[3] = {key.step, key.first_sequence, (uint32_t)place};
+        const uint32_t layer = key.site | (place < 1ULL << 32 ? 0 : 1U << 12);
+        const struct philox_words drawn = philox_draw(key.seed, PURPOSE_DROPOUT, layer, index);
+        cr_expect_eq(factors[j] == 0, philox_uniform(drawn.word[j % 4]) < key.rate, "column %d",
+                     (int)j);
+        ones[j] = 1;
+    }
+    const struct dropout_row in_lanes = dropout_row(&key, row, COLUMNS);
+    dropout_apply(&in_lanes, 0, COLUMNS, ones, NULL, lanes);
+    cr_expect_eq(memcmp(lanes, factors, sizeof lanes), 0);
 }
