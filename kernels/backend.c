@@ -30,26 +30,36 @@ static const struct backend reference = {
     .sync = reference_sync,
 };
 
-static struct backend cpu;
+static struct backend cpu[CPU_ISA_COUNT];
 static pthread_once_t cpu_once = PTHREAD_ONCE_INIT;
 
 static void cpu_fill(void)
 {
-    cpu = reference;
-    cpu.name = "cpu";
-    cpu_backend_override(&cpu);
+    for (int isa = 0; isa < CPU_ISA_COUNT; isa++) {
+        cpu[isa] = reference;
+        cpu[isa].name = "cpu";
+        cpu_backend_override((enum cpu_isa)isa, &cpu[isa]);
+    }
+}
+
+/* "cpu": the best that runs here; "cpu (x86-64-v3)": that one. */
+static const struct backend *find_cpu(const char *name, const char **why_not)
+{
+    pthread_once(&cpu_once, cpu_fill);
+    *why_not = "there is no such backend; there are reference, cpu and cuda";
+    for (int isa = CPU_ISA_COUNT - 1; isa >= 0; isa--) {
+        if (strcmp(name, "cpu") != 0 && strcmp(name, cpu[isa].description) != 0) continue;
+        if (cpu_isa_runs((enum cpu_isa)isa)) return &cpu[isa];
+        *why_not = "this machine lacks instructions of it";
+    }
+    return NULL;
 }
 
 static const struct backend *find(const char *name, const char **why_not)
 {
     if (strcmp(name, "reference") == 0) return &reference;
     if (strcmp(name, "cuda") == 0) return cuda_backend(why_not);
-    if (strcmp(name, "cpu") != 0) {
-        *why_not = "there is no such backend; there are reference, cpu and cuda";
-        return NULL;
-    }
-    pthread_once(&cpu_once, cpu_fill);
-    return &cpu;
+    return find_cpu(name, why_not);
 }
 
 const struct backend *backend_find(const char *name)

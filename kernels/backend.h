@@ -247,7 +247,8 @@ struct backend {
     enum status (*sync)(struct stream *stream);
 };
 
-/* "reference", "cpu" or "cuda"; NULL where there is none of that name, or where the machine or the build has not got it. */
+/* "reference", "cpu" or "cuda"; or "cpu (x86-64-v3)", as its description says, for another instruction set than the best. NULL
+ * where there is none of that name, or where the machine or the build has not got it. */
 const struct backend *backend_find(const char *name);
 
 /* Why backend_find() gives NULL, in words. */

@@ -32,7 +32,7 @@ static const char USAGE[] =
     "epsilon, and for reformer chunk [64].\n"
     "\n"
     "  --out FILE            where out (and dq, dk, dv) go\n"
-    "  --backend NAME        reference, cpu or cuda [cpu]\n"
+    "  --backend NAME        reference, cpu or cuda [cpu]; \"cpu (x86-64-v3)\": of cpu that instruction set\n"
     "  --precision NAME      fp32 or bf16 [fp32]\n"
     "  --threads N           threads [as many as there are cores]\n"
     "  --bench N             time N more runs of each pass and print the medians\n"

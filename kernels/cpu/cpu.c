@@ -91,52 +91,34 @@ static bool runs_v4_bf16(void)
     return runs_v4() && __builtin_cpu_supports("avx512bf16");
 }
 
-static const struct isa {
-    const char *text, *description;
+static const struct {
+    const char *description;
     bool (*runs)(void);
     void (*fill)(struct backend *backend);
     double (*peak)(struct team *team, enum precision precision);
-} isas[] = {
-#define ISA_ROW(isa, text) {text, "cpu (" text ")", runs_##isa, fill_##isa, cpu_##isa##_peak},
+} isas[CPU_ISA_COUNT] = {
+#define ISA_ROW(isa, text) {"cpu (" text ")", runs_##isa, fill_##isa, cpu_##isa##_peak},
     CPU_ISAS(ISA_ROW)
 #undef ISA_ROW
 };
 
-enum { ISAS = sizeof isas / sizeof isas[0] };
-
-static void isa_fill(const struct isa *isa, struct backend *backend)
+bool cpu_isa_runs(enum cpu_isa isa)
 {
-    isa->fill(backend);
-    backend->has_bf16 = isa->fill == fill_v4_bf16;
-    backend->description = isa->description;
+    return isas[isa].runs();
 }
 
-static const struct isa *isa_best(void)
+void cpu_backend_override(enum cpu_isa isa, struct backend *backend)
 {
-    const struct isa *best = &isas[ISAS - 1];
-    while (!best->runs()) best--;
-    return best;
-}
-
-void cpu_backend_override(struct backend *backend)
-{
-    isa_fill(isa_best(), backend);
+    isas[isa].fill(backend);
+    backend->has_bf16 = isa == CPU_ISA_v4_bf16;
+    backend->description = isas[isa].description;
 }
 
 double peak_measure(struct team *team, enum precision precision)
 {
-    return isa_best()->peak(team, precision);
-}
-
-enum status cpu_backend_override_isa(struct backend *backend, const char *text)
-{
-    for (int i = 0; i < ISAS; i++) {
-        if (strcmp(isas[i].text, text) != 0) continue;
-        if (!isas[i].runs()) return ST_UNSUPPORTED;
-        isa_fill(&isas[i], backend);
-        return ST_OK;
-    }
-    return ST_NOT_FOUND;
+    int best = CPU_ISA_COUNT - 1;
+    while (!isas[best].runs()) best--;
+    return isas[best].peak(team, precision);
 }
 
 const char *cpu_libraries(void)

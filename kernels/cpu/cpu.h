@@ -12,12 +12,15 @@
     ISA(v4, "x86-64-v4")   \
     ISA(v4_bf16, "x86-64-v4 with bf16")
 
-/* Puts the operations for the best instruction set of this machine in the place of what the table holds. */
-void cpu_backend_override(struct backend *backend);
+#define CPU_ISA_CODE(isa, text) CPU_ISA_##isa,
+enum cpu_isa { CPU_ISAS(CPU_ISA_CODE) CPU_ISA_COUNT };
+#undef CPU_ISA_CODE
 
-/* The same for an instruction set by its text, to compare them; ST_UNSUPPORTED where the machine lacks it,
- * and ST_NOT_FOUND where there is none of that text. */
-enum status cpu_backend_override_isa(struct backend *backend, const char *isa);
+/* Whether this machine has it. The first one every machine has. */
+bool cpu_isa_runs(enum cpu_isa isa);
+
+/* Puts the operations for it in the place of what the table holds. */
+void cpu_backend_override(enum cpu_isa isa, struct backend *backend);
 
 /* "oneDNN 2.6.3" */
 const char *cpu_libraries(void);

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cpu/cpu.h"
 #include "kernels/philox.h"
 #include "kernels/positions.h"
 #include "tests/kernels/naive.h"
@@ -679,9 +678,9 @@ static void shape_hold(const struct backend *backend, const char *op, trial *run
     struct outcome outcome[3] = {0};
     for (int threads = 1; threads <= trial_threads(backend); threads++) {
         char name[160];
-        snprintf(name, sizeof name, "%s %s rows %d in %d out %d%s%s, %d threads", backend->name, op,
-                 (int)shape->rows, (int)shape->in, (int)shape->out, shape->bare ? " bare" : "",
-                 shape->aliased ? " aliased" : "", threads);
+        snprintf(name, sizeof name, "%s %s rows %d in %d out %d%s%s, %d threads",
+                 backend->description, op, (int)shape->rows, (int)shape->in, (int)shape->out,
+                 shape->bare ? " bare" : "", shape->aliased ? " aliased" : "", threads);
         enum status status = run(backend, threads, shape, &outcome[threads - 1]);
         cr_expect_eq(status, ST_OK, "%s: %s", name, status_text(status));
         outcome_hold(&outcome[threads - 1], &outcome[0], tolerance, name);
@@ -699,25 +698,11 @@ static void backend_hold(const struct backend *backend, const char *op, trial *r
     }
 }
 
-/* With some of the shapes, by every backend, and of `cpu` by every instruction set that this machine has. */
 static void shapes_hold(const char *op, trial *run, enum precision precision, double tolerance,
                         size_t first, size_t end)
 {
-#define ISA_TEXT(isa, text) text,
-    static const char *const isas[] = {CPU_ISAS(ISA_TEXT)};
-#undef ISA_TEXT
-    for (const struct backend *const *each = trial_backends(); *each; each++) {
-        if (strcmp((*each)->name, "cpu") != 0) {
-            backend_hold(*each, op, run, precision, tolerance, first, end);
-            continue;
-        }
-        for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
-            struct backend backend = **each;
-            if (cpu_backend_override_isa(&backend, isas[i]) == ST_UNSUPPORTED) continue;
-            backend.name = isas[i];
-            backend_hold(&backend, op, run, precision, tolerance, first, end);
-        }
-    }
+    for (const struct backend *const *each = trial_instruction_sets(); *each; each++)
+        backend_hold(*each, op, run, precision, tolerance, first, end);
 }
 
 static void op_hold(const char *op, trial *run, enum precision precision, double tolerance)

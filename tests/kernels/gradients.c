@@ -1,5 +1,5 @@
 /*
- * Each backward pass against finite differences, in double, of the
+ * Each backward pass, of every instruction set, against finite differences, in double, of the
  * naive forward pass: the loss is Σ dy . y with a given dy. The shift
  * of FAVOR+'s stabiliser is held fixed, as it is not differentiated.
  */
@@ -111,7 +111,7 @@ static void attention_gradients(const struct backend *backend, const struct atte
     for (int i = 1; i < 3; i++)
         outcome.part[i].least_norm = 0.05 * trial_norm(outcome.part[0].expected, L * E);
     char name[120];
-    snprintf(name, sizeof name, "%s %s %s %s mask %d x %g", backend->name,
+    snprintf(name, sizeof name, "%s %s %s %s mask %d x %g", backend->description,
              attention_kind_text(op.kind), attention_kernel_text(op.kernel),
              op.causal ? "causal" : "bidirectional", op.key_mask != NULL, scale);
     outcome_hold(&outcome, name);
@@ -137,8 +137,8 @@ Test(gradients, attention)
 {
     struct attention base = {
         .batch = 1, .heads = 1, .length = L, .head_dim = D, .value_dim = E, .features = M};
-    for (int each = 0; trial_backends()[each]; each++) {
-        const struct backend *backend = trial_backends()[each];
+    for (int each = 0; trial_instruction_sets()[each]; each++) {
+        const struct backend *backend = trial_instruction_sets()[each];
         base.kind = ATTENTION_SOFTMAX;
         attention_each(backend, base, 1);
         base.kind = ATTENTION_IDENTITY;
@@ -175,8 +175,8 @@ static void dense_free(struct dense_case *c)
 
 Test(gradients, linear)
 {
-    for (int each = 0; trial_backends()[each]; each++) {
-        const struct backend *backend = trial_backends()[each];
+    for (int each = 0; trial_instruction_sets()[each]; each++) {
+        const struct backend *backend = trial_instruction_sets()[each];
         float *x = trial_floats(1, ROWS * IN, 1), *weight = trial_floats(2, OUT * IN, 1);
         float *dy = trial_floats(3, ROWS * OUT, 1), *dx = trial_unwritten(ROWS * IN);
         float *dweight = trial_unwritten(OUT * IN), *dbias = trial_unwritten(OUT);
@@ -199,7 +199,7 @@ Test(gradients, linear)
         outcome_add(&outcome, "dweight", OUT * IN, dweight,
                     differences_new(linear_loss, &c, c.weight, OUT * IN));
         outcome_add(&outcome, "dbias", OUT, dbias, differences_new(linear_loss, &c, c.bias, OUT));
-        outcome_hold(&outcome, backend->name);
+        outcome_hold(&outcome, backend->description);
         outcome_free(&outcome);
         dense_free(&c);
         free(x), free(weight), free(dy);
@@ -220,8 +220,8 @@ static double gelu_loss(const void *context)
 
 Test(gradients, gelu)
 {
-    for (int each = 0; trial_backends()[each]; each++) {
-        const struct backend *backend = trial_backends()[each];
+    for (int each = 0; trial_instruction_sets()[each]; each++) {
+        const struct backend *backend = trial_instruction_sets()[each];
         float *u = trial_floats(1, COUNT, 2), *dy = trial_floats(2, COUNT, 1),
               *du = trial_unwritten(COUNT);
         const struct gelu_backward op = {COUNT, u, dy, du};
@@ -229,7 +229,7 @@ Test(gradients, gelu)
         struct dense_case c = {.x = trial_doubles(u, COUNT), .dy = trial_doubles(dy, COUNT)};
         struct outcome outcome = {0};
         outcome_add(&outcome, "du", COUNT, du, differences_new(gelu_loss, &c, c.x, COUNT));
-        outcome_hold(&outcome, backend->name);
+        outcome_hold(&outcome, backend->description);
         outcome_free(&outcome);
         dense_free(&c);
         free(u), free(dy);
@@ -248,8 +248,8 @@ static double layernorm_loss(const void *context)
 /* Mean and rstd come from the backend's own forward pass. */
 Test(gradients, layernorm)
 {
-    for (int each = 0; trial_backends()[each]; each++) {
-        const struct backend *backend = trial_backends()[each];
+    for (int each = 0; trial_instruction_sets()[each]; each++) {
+        const struct backend *backend = trial_instruction_sets()[each];
         float *x = trial_floats(1, ROWS * OUT, 2), *weight = trial_floats(2, OUT, 1);
         float *bias = trial_floats(3, OUT, 1), *dy = trial_floats(4, ROWS * OUT, 1);
         float *y = trial_unwritten(ROWS * OUT), *mean = trial_unwritten(ROWS);
@@ -270,7 +270,7 @@ Test(gradients, layernorm)
                     differences_new(layernorm_loss, &c, c.weight, OUT));
         outcome_add(&outcome, "dbias", OUT, dbias,
                     differences_new(layernorm_loss, &c, c.bias, OUT));
-        outcome_hold(&outcome, backend->name);
+        outcome_hold(&outcome, backend->description);
         outcome_free(&outcome);
         dense_free(&c);
         free(x), free(weight), free(bias), free(dy), free(y), free(mean), free(rstd);
@@ -292,8 +292,8 @@ static double cross_entropy_loss(const void *context)
 
 Test(gradients, cross_entropy)
 {
-    for (int each = 0; trial_backends()[each]; each++) {
-        const struct backend *backend = trial_backends()[each];
+    for (int each = 0; trial_instruction_sets()[each]; each++) {
+        const struct backend *backend = trial_instruction_sets()[each];
         float *logits = trial_floats(1, ROWS * OUT, 2);
         struct dense_case c = {.x = trial_doubles(logits, ROWS * OUT)};
         double loss;
@@ -304,7 +304,7 @@ Test(gradients, cross_entropy)
         struct outcome outcome = {0};
         outcome_add(&outcome, "logits", ROWS * OUT, logits,
                     differences_new(cross_entropy_loss, &c, c.x, ROWS * OUT));
-        outcome_hold(&outcome, backend->name);
+        outcome_hold(&outcome, backend->description);
         outcome_free(&outcome);
         dense_free(&c);
     }
@@ -329,8 +329,8 @@ static double embed_loss(const void *context)
 
 Test(gradients, embed)
 {
-    for (int each = 0; trial_backends()[each]; each++) {
-        const struct backend *backend = trial_backends()[each];
+    for (int each = 0; trial_instruction_sets()[each]; each++) {
+        const struct backend *backend = trial_instruction_sets()[each];
         float *dy = trial_floats(1, ROWS * OUT, 1), *dtokens = trial_unwritten(IN * OUT);
         float *dpositions = trial_unwritten(SEQUENCE * OUT);
         const struct embed_backward op = {ROWS, OUT,     IN,         IDS,     {.length = SEQUENCE},
@@ -344,7 +344,7 @@ Test(gradients, embed)
                     differences_new(embed_loss, &c, c.x, IN * OUT));
         outcome_add(&outcome, "dpositions", SEQUENCE * OUT, dpositions,
                     differences_new(embed_loss, &c, c.weight, SEQUENCE * OUT));
-        outcome_hold(&outcome, backend->name);
+        outcome_hold(&outcome, backend->description);
         outcome_free(&outcome);
         dense_free(&c);
         free(dy);
@@ -364,8 +364,8 @@ static double rotary_loss(const void *context)
 
 Test(gradients, rotary)
 {
-    for (int each = 0; trial_backends()[each]; each++) {
-        const struct backend *backend = trial_backends()[each];
+    for (int each = 0; trial_instruction_sets()[each]; each++) {
+        const struct backend *backend = trial_instruction_sets()[each];
         float *dy = trial_floats(1, ROWS * 7, 1), table[ROWS * 7];
         struct dense_case c = {.x = trial_zeros(ROWS * 7),
                                .dy = trial_doubles(dy, ROWS * 7),
@@ -375,7 +375,7 @@ Test(gradients, rotary)
         cr_assert_eq(TRIAL_RUN(backend, 2, rotary, &op), ST_OK);
         struct outcome outcome = {0};
         outcome_add(&outcome, "dx", ROWS * 7, dy, differences_new(rotary_loss, &c, c.x, ROWS * 7));
-        outcome_hold(&outcome, backend->name);
+        outcome_hold(&outcome, backend->description);
         outcome_free(&outcome);
         dense_free(&c);
     }

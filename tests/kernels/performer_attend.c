@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "kernels/cpu/cpu.h"
 #include "proto/safetensors.h"
 
 /* Design section 6: what out, dq, dk and dv may be off by. */
@@ -133,22 +134,37 @@ static void bits_hold(const char *first, const char *second)
     safetensors_close(b);
 }
 
-static void vector_run(const char *path, const char *backend, const struct tolerance *tolerance)
+/* Exit status, with the output in out1 or out2. */
+static int vector_attend(const char *path, const char *backend, const struct tolerance *tolerance,
+                         int threads)
 {
-    for (int threads = 1; threads <= 2; threads++) {
-        char arguments[512], out[16];
-        snprintf(out, sizeof out, "out%d", threads);
-        snprintf(arguments, sizeof arguments,
-                 "'%s' --out '%s' --backend %s --precision %s --threads %d", path, path_in(out),
-                 backend, tolerance->precision, threads);
-        cr_assert_eq(attend(arguments), 0, "%s: %s", path, words);
-        case_hold(path, path_in(out), backend, tolerance);
-    }
+    char arguments[512], out[16];
+    snprintf(out, sizeof out, "out%d", threads);
+    snprintf(arguments, sizeof arguments,
+             "'%s' --out '%s' --backend '%s' --precision %s --threads %d", path, path_in(out),
+             backend, tolerance->precision, threads);
+    return attend(arguments);
+}
+
+typedef void vector_hold(const char *path, const char *backend, const struct tolerance *tolerance);
+
+static void vector_hold_alone(const char *path, const char *backend,
+                              const struct tolerance *tolerance)
+{
+    cr_assert_eq(vector_attend(path, backend, tolerance, 1), 0, "%s: %s", path, words);
+    case_hold(path, path_in("out1"), backend, tolerance);
+}
+
+static void vector_hold_both(const char *path, const char *backend,
+                             const struct tolerance *tolerance)
+{
+    vector_hold_alone(path, backend, tolerance);
+    cr_assert_eq(vector_attend(path, backend, tolerance, 2), 0, "%s: %s", path, words);
     bits_hold(path_in("out1"), path_in("out2"));
 }
 
 /* All vectors whose name begins so, at least `least`. */
-static void vectors_run(const char *begin, size_t least, const char *backend,
+static void vectors_run(const char *begin, size_t least, const char *backend, vector_hold *hold,
                         const struct tolerance *tolerance)
 {
     char pattern[512];
@@ -156,41 +172,67 @@ static void vectors_run(const char *begin, size_t least, const char *backend,
     snprintf(pattern, sizeof pattern, VECTORS "/%s*.safetensors", begin);
     cr_assert_eq(glob(pattern, 0, NULL, &found), 0);
     cr_assert_geq(found.gl_pathc, least, "%zu vectors %s", found.gl_pathc, pattern);
-    for (size_t i = 0; i < found.gl_pathc; i++) vector_run(found.gl_pathv[i], backend, tolerance);
+    for (size_t i = 0; i < found.gl_pathc; i++) hold(found.gl_pathv[i], backend, tolerance);
     globfree(&found);
 }
 
 Test(performer_attend, vectors_by_the_reference)
 {
-    vectors_run("", 62, "reference", &FP32);
+    vectors_run("", 62, "reference", vector_hold_both, &FP32);
 }
 
 Test(performer_attend, vectors_by_the_cpu_backend)
 {
-    vectors_run("", 62, "cpu", &FP32);
+    vectors_run("", 62, "cpu", vector_hold_both, &FP32);
 }
 
 Test(performer_attend, vectors_in_bf16_by_the_cpu_backend)
 {
-    vectors_run("", 62, "cpu", &BF16);
+    vectors_run("", 62, "cpu", vector_hold_both, &BF16);
 }
 
 Test(performer_attend, vectors_in_bf16_by_the_reference)
 {
-    vectors_run("", 62, "reference", &BF16);
+    vectors_run("", 62, "reference", vector_hold_both, &BF16);
+}
+
+/* Each instruction set that this machine has; that bits do not depend on threads is its best one's to show. */
+static void instruction_sets_run(const struct tolerance *tolerance)
+{
+#define ISA_NAME(isa, text) "cpu (" text ")",
+    static const char *const names[] = {CPU_ISAS(ISA_NAME)};
+#undef ISA_NAME
+    size_t run = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        vector_attend("no such case", names[i], tolerance, 1);
+        if (strstr(words, "lacks instructions")) continue;
+        vectors_run("", 62, names[i], vector_hold_alone, tolerance);
+        run++;
+    }
+    cr_expect(run > 0);
+}
+
+Test(performer_attend, vectors_by_every_instruction_set)
+{
+    instruction_sets_run(&FP32);
+}
+
+Test(performer_attend, vectors_in_bf16_by_every_instruction_set)
+{
+    instruction_sets_run(&BF16);
 }
 
 #ifdef ON_CUDASHIM /* the program was linked with it */
 Test(performer_attend, cuda_vectors)
 {
-    vectors_run("favor-", 50, "cuda", &FP32);
-    vectors_run("softmax", 6, "cuda", &FP32);
+    vectors_run("favor-", 50, "cuda", vector_hold_both, &FP32);
+    vectors_run("softmax", 6, "cuda", vector_hold_both, &FP32);
 }
 
 Test(performer_attend, cuda_vectors_in_bf16)
 {
-    vectors_run("favor-", 50, "cuda", &BF16);
-    vectors_run("softmax", 6, "cuda", &BF16);
+    vectors_run("favor-", 50, "cuda", vector_hold_both, &BF16);
+    vectors_run("softmax", 6, "cuda", vector_hold_both, &BF16);
 }
 #endif
 
@@ -432,6 +474,7 @@ Test(performer_attend, a_wrong_command_line_is_named)
         {"--precision fp16", "--precision is fp32 or bf16, not 'fp16'"},
         {"--backend cuda", "--backend cuda: this build is CPU-only"},
         {"--backend gpu", "--backend gpu: there is no such backend; there are reference, cpu and"},
+        {"--backend 'cpu (x86-64-v5)'", "--backend cpu (x86-64-v5): there is no such backend"},
         {"--threads 0", "--threads takes a number from 1 to"},
         {"--threads 2x", "--threads takes a number from 1 to"},
         {"--bench -1", "--bench takes a number from 1 to"},

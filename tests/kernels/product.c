@@ -56,8 +56,7 @@ enum { SETS = sizeof sets / sizeof sets[0] };
 
 static bool set_runs(const struct set *set)
 {
-    struct backend table;
-    return cpu_backend_override_isa(&table, set->text) == ST_OK;
+    return cpu_isa_runs((enum cpu_isa)(set - sets));
 }
 
 /* Whole blocks, parts of a register, less than a block, nothing to add up. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/cpu.h"
 #include "kernels/projection.h"
 #ifdef TRIAL_CUDA
 #include "tests/cudashim/cudashim.h"
@@ -12,21 +13,36 @@
 
 enum { BF16_DIGITS = 8 };
 
+#define CPU_NAME(isa, text) "cpu (" text ")",
 #ifdef TRIAL_CUDA
-static const char *const BACKENDS[] = {"cuda"};
+static const char *const BACKENDS[] = {"cuda", NULL};
+static const char *const INSTRUCTION_SETS[] = {"cuda", NULL};
 #else
-static const char *const BACKENDS[] = {"reference", "cpu"};
+static const char *const BACKENDS[] = {"reference", "cpu", NULL};
+static const char *const INSTRUCTION_SETS[] = {"reference", CPU_ISAS(CPU_NAME) NULL};
 #endif
-enum { BACKENDS_COUNT = sizeof BACKENDS / sizeof BACKENDS[0] };
+
+/* Those of the names that are there. */
+static const struct backend *const *backends_find(const char *const *names,
+                                                  const struct backend **backends)
+{
+    int count = 0;
+    for (; *names; names++)
+        if ((backends[count] = backend_find(*names))) count++;
+    assert(count > 0);
+    return backends;
+}
 
 const struct backend *const *trial_backends(void)
 {
-    static const struct backend *backends[BACKENDS_COUNT + 1];
-    for (int i = 0; i < BACKENDS_COUNT; i++) {
-        backends[i] = backend_find(BACKENDS[i]);
-        assert(backends[i]);
-    }
-    return backends;
+    static const struct backend *backends[sizeof BACKENDS / sizeof BACKENDS[0]];
+    return backends_find(BACKENDS, backends);
+}
+
+const struct backend *const *trial_instruction_sets(void)
+{
+    static const struct backend *backends[sizeof INSTRUCTION_SETS / sizeof INSTRUCTION_SETS[0]];
+    return backends_find(INSTRUCTION_SETS, backends);
 }
 
 int trial_threads(const struct backend *backend)

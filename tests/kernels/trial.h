@@ -7,8 +7,9 @@
 
 #include "kernels/backend.h"
 
-/* The backends that are there, NULL behind the last. */
+/* The backends that are there, NULL behind the last; and the same with every instruction set of `cpu` that the machine has. */
 const struct backend *const *trial_backends(void);
+const struct backend *const *trial_instruction_sets(void);
 
 /* With up to how many threads its bits are compared: the reference knows nothing of threads. */
 int trial_threads(const struct backend *backend);
