@@ -228,6 +228,13 @@ static void shape_text(const struct shape *shape, char *text, size_t size)
              (int)shape->width, (int)shape->features, shape->mask, shape->scale);
 }
 
+/* Of few keys what comes back to q and k is a difference of equal terms, of which bf16 leaves no digits. */
+static bool has_digits(const struct shape *shape, const char *part)
+{
+    return shape->precision == PRECISION_FP32 || shape->length > 2 || part[0] != 'd' ||
+           part[1] == 'v';
+}
+
 /* The first and the last head: between them every stride counts. */
 static void heads_hold(const struct heads *heads, const char *backend)
 {
@@ -239,6 +246,7 @@ static void heads_hold(const struct heads *heads, const char *backend)
         head_outcome(heads, end * (shape->batch - 1), end * (shape->heads - 1), &outcome);
         for (int i = 0; i < outcome.parts; i++) {
             const double error = part_error(&outcome.part[i]);
+            if (!has_digits(shape, outcome.part[i].name)) continue;
             cr_expect(error <= TOLERANCES[shape->precision][i], "%s %s: %s is off by %.3g", backend,
                       text, outcome.part[i].name, error);
         }
@@ -363,16 +371,17 @@ Test(attention, masks)
                        shape_hold);
 }
 
-/* Around the edges of chunks. Sizes are such that what comes back to q and k is no mere difference of equal terms, as
- * with few keys or one dimension it is: of that, bf16 leaves no digits. */
+/* Around the edges of chunks. With enough dimensions what comes back to q and k is no mere difference of equal terms. */
 Test(attention, favor_in_bf16)
 {
     static const struct {
         int64_t length, dim, width, features;
         enum mask mask;
     } sizes[] = {
+        {1, 24, 20, 41, MASK_NONE},       {2, 40, 12, 37, MASK_NONE},
         {31, 40, 33, 41, MASK_NONE},      {32, 16, 16, 37, MASK_NONE},
-        {33, 8, 12, 32, MASK_LATE},       {65, 9, 5, 13, MASK_ALL},
+        {33, 8, 12, 32, MASK_LATE},       {63, 100, 9, 99, MASK_NONE},
+        {64, 24, 128, 33, MASK_NONE},     {65, 9, 5, 13, MASK_ALL},
         {97, 16, 12, 37, MASK_SCATTERED}, {129, 24, 24, 21, MASK_PADDING},
     };
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
@@ -395,9 +404,10 @@ Test(attention, softmax_by_tiles_and_blocks)
         int64_t length, dim, width;
         enum mask mask;
     } sizes[] = {
-        {31, 100, 99, MASK_NONE}, {63, 16, 16, MASK_NONE},  {64, 8, 12, MASK_LATE},
-        {65, 9, 5, MASK_NONE},    {70, 40, 33, MASK_ALL},   {129, 128, 24, MASK_PADDING},
-        {513, 7, 3, MASK_NONE},   {577, 16, 12, MASK_LATE}, {577, 12, 16, MASK_SCATTERED},
+        {1, 24, 20, MASK_NONE},   {2, 12, 40, MASK_NONE},        {31, 100, 99, MASK_NONE},
+        {63, 16, 16, MASK_NONE},  {64, 8, 12, MASK_LATE},        {65, 9, 5, MASK_NONE},
+        {70, 40, 33, MASK_ALL},   {129, 128, 24, MASK_PADDING},  {513, 7, 3, MASK_NONE},
+        {577, 16, 12, MASK_LATE}, {577, 12, 16, MASK_SCATTERED},
     };
     for (size_t i = 0; i < 2 * sizeof sizes / sizeof sizes[0]; i++)
         both_directions((struct shape){.kind = ATTENTION_SOFTMAX,
@@ -493,21 +503,28 @@ Test(attention, running_shift_is_carried)
     every_kind(shape, rising);
 }
 
+/* In bf16 what is divided has been through three roundings of up to 2^-8 each, and what it is divided by through none. */
 static void sums_to_one(const struct backend *backend, const struct shape *shape)
 {
+    const double tolerance = shape->precision == PRECISION_BF16 ? 3 * 0x1p-8 : 1e-5;
     struct heads heads = heads_new(shape);
     for (int64_t r = 0; r < shape->length; r++)
         for (int64_t i = 0; i < shape->heads * shape->width; i++)
             heads.qkv[r * row_width(shape) + 2 * shape->heads * shape->dim + i] = 1;
     heads_run(&heads, backend, 1);
     for (int64_t i = 0; i < out_count(shape); i++)
-        cr_expect(fabsf(heads.out[i] - 1) < 1e-5, "%s: %g", backend->name, heads.out[i]);
+        cr_expect(fabsf(heads.out[i] - 1) < tolerance, "%s %s %s %d: %g", backend->name,
+                  precision_text(shape->precision), attention_kernel_text(shape->kernel),
+                  shape->causal, heads.out[i]);
     heads_free(&heads);
 }
 
 Test(attention, weights_of_a_query_sum_to_one)
 {
-    every_kind(plain(1), sums_to_one);
+    struct shape shape = plain(1);
+    every_kind(shape, sums_to_one);
+    shape.precision = PRECISION_BF16;
+    every_kind(shape, sums_to_one);
 }
 
 /* Rows 0 ... t-1 of `a` and `b`, relative to the norm of `a`. */
@@ -526,11 +543,11 @@ static double rows_difference(const struct shape *shape, const float *a, const f
  * shows it, by a shift, a block or a mask too wide. */
 static void no_leak(const struct backend *backend, const struct shape *shape)
 {
-    static const int64_t firsts[] = {1, 63, 64, 100, 149};
+    static const int64_t firsts[] = {1, 63, 64, 100, 149, 1023, 1024, 1025};
     if (!shape->causal) return;
     struct heads before = heads_new(shape);
     heads_run(&before, backend, 1);
-    for (size_t i = 0; i < sizeof firsts / sizeof firsts[0]; i++) {
+    for (size_t i = 0; i < sizeof firsts / sizeof firsts[0] && firsts[i] < shape->length; i++) {
         struct heads after = heads_new(shape);
         for (int64_t at = firsts[i] * row_width(shape); at < qkv_count(shape); at++)
             after.qkv[at] = 5 * after.qkv[at] + 1;
@@ -551,6 +568,16 @@ Test(attention, later_tokens_do_not_leak)
     every_kind(shape, no_leak);
     shape.precision = PRECISION_BF16;
     every_kind(shape, no_leak);
+}
+
+/* Of a head alone, whose second stretch begins at 1024. */
+Test(attention, later_stretches_do_not_leak)
+{
+    struct shape shape = {
+        .batch = 1, .heads = 1, .length = 1100, .dim = 8, .width = 8, .features = 16, .scale = 1};
+    every_favor(shape, no_leak);
+    shape.precision = PRECISION_BF16;
+    every_favor(shape, no_leak);
 }
 
 /* A padded row gives what the short row gives, whatever stands in the padding. */

@@ -593,15 +593,21 @@ Test(reformer, zero_and_large_queries_stay_finite)
 Test(reformer, weights_of_a_query_sum_to_one)
 {
     for (const struct backend *const *backend = trial_backends(); *backend; backend++) {
-        struct shape s = plain();
-        struct trial trial = trial_new(s);
-        for (int64_t r = 0; r < s.batch * s.length; r++)
-            for (int64_t i = s.heads * s.dim; i < row_width(&s); i++)
-                trial.qv[r * row_width(&s) + i] = 1;
-        trial_run(&trial, *backend, 1);
-        for (int64_t i = 0; i < out_count(&s); i++)
-            cr_expect(fabsf(trial.out[i] - 1) < 1e-5, "%s: %g", (*backend)->name, trial.out[i]);
-        trial_free(&trial);
+        for (int i = 0; i < 4; i++) {
+            struct shape s = plain();
+            s.causal = i % 2;
+            s.precision = i < 2 ? PRECISION_FP32 : PRECISION_BF16;
+            const double tolerance = i < 2 ? 1e-5 : 0x1p-8; /* weights are rounded */
+            struct trial trial = trial_new(s);
+            for (int64_t r = 0; r < s.batch * s.length; r++)
+                for (int64_t j = s.heads * s.dim; j < row_width(&s); j++)
+                    trial.qv[r * row_width(&s) + j] = 1;
+            trial_run(&trial, *backend, 1);
+            for (int64_t j = 0; j < out_count(&s); j++)
+                cr_expect(fabsf(trial.out[j] - 1) < tolerance, "%s %s: %g", (*backend)->name,
+                          precision_text(s.precision), trial.out[j]);
+            trial_free(&trial);
+        }
     }
 }
 

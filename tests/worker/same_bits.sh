@@ -128,6 +128,16 @@ grep -q 'bf16, ranks 1' "$work/bf16.log" || fail "bf16: no word of it"
 train fp32 0 "${bf16[@]}" --set 'train.precision="fp32"'
 [ "$(weights fp32)" != "$(weights bf16)" ] || fail "bf16: the weights of fp32"
 
+# The other attentions round elsewhere.
+for kind in softmax linformer reformer identity; do
+    other=("${bf16[@]}" --set "attention.kind=$kind" --set attention.rank=24 --set model.causal=false --set train.steps=8
+        --set checkpoint.every=8 --set evaluate.every=8 --set evaluate.batches=1)
+    train "$kind" 0 "${other[@]}"
+    train "$kind-4" 4 "${other[@]}" --set resources.threads=2
+    cmp -s "$work/$kind"{,-4}/checkpoints/step-0000000008/model.safetensors || fail "$kind: other weights in bf16"
+    [ "$(losses "$kind-4")" = "$(losses "$kind")" ] || fail "$kind: other losses in bf16"
+done
+
 train again 0 && train again 4
 same again
 grep -q 'resumes at step 40' "$work/again.log" || fail "again: trained a finished run"
