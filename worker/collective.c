@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /*
  * A sum goes in pieces, each of which is a sum of its own: the tree is over ranks, so where a sum is cut changes no bit.
@@ -124,6 +125,21 @@ enum status collective_mpi(int *argc, char ***argv, struct collective **collecti
     return ST_OK;
 }
 
+/* By mpirun, or by a srun --mpi=pmix, which leaves it to MPI_Init to set Open MPI's own. */
+const char *collective_launched_rank(void)
+{
+    const char *text = getenv("OMPI_COMM_WORLD_RANK");
+    return text ? text : getenv("PMIX_RANK");
+}
+
+enum status collective_join(int *argc, char ***argv, struct collective **collective,
+                            struct fault *fault)
+{
+    if (collective_launched_rank()) return collective_mpi(argc, argv, collective, fault);
+    enum status status = collective_single(collective);
+    return status == ST_OK ? ST_OK : fault_set(fault, status, "no memory to begin");
+}
+
 int64_t collective_room_floats(int ranks)
 {
     return ranks == 1 ? 0 : (int64_t)UNDER_WAY_MAX * PIECE_FLOATS;
@@ -131,12 +147,17 @@ int64_t collective_room_floats(int ranks)
 
 enum status collective_reserve(struct collective *collective, int sums)
 {
-    assert(!collective->sums);
-    collective->sums = calloc((size_t)sums, sizeof *collective->sums);
-    collective->room =
-        calloc((size_t)collective_room_floats(collective->ranks) + 1, sizeof *collective->room);
+    assert(collective->sums_count == 0);
+    if (!collective->room)
+        collective->room =
+            calloc((size_t)collective_room_floats(collective->ranks) + 1, sizeof *collective->room);
+    if (!collective->room) return ST_NO_MEMORY;
+    if (sums <= collective->sums_max) return ST_OK;
+    struct sum *longer = realloc(collective->sums, (size_t)sums * sizeof *longer);
+    if (!longer) return ST_NO_MEMORY;
+    collective->sums = longer;
     collective->sums_max = sums;
-    return collective->sums && collective->room ? ST_OK : ST_NO_MEMORY;
+    return ST_OK;
 }
 
 int collective_rank(const struct collective *collective)
@@ -373,6 +394,30 @@ enum status collective_gather(struct collective *collective, const void *record,
     return translate(
         MPI_Allgather(record, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD),
         "lost another rank at the edge of a step", fault);
+}
+
+enum status collective_allreduce(struct collective *collective, float *values, int64_t count,
+                                 struct fault *fault)
+{
+    if (!collective->mpi) return ST_OK;
+    assert(count <= INT32_MAX);
+    return translate(
+        MPI_Allreduce(MPI_IN_PLACE, values, (int)count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
+        "lost another rank in a sum", fault);
+}
+
+enum status collective_rest(struct collective *collective, struct fault *fault)
+{
+    static const struct timespec nap = {.tv_nsec = 50000};
+    const char *lost = "lost another rank while waiting for it";
+    MPI_Request request;
+    if (!collective->mpi) return ST_OK;
+    enum status status = translate(MPI_Ibarrier(MPI_COMM_WORLD, &request), lost, fault);
+    for (int all_here = 0; status == ST_OK && !all_here;) {
+        status = translate(MPI_Test(&request, &all_here, MPI_STATUS_IGNORE), lost, fault);
+        if (status == ST_OK && !all_here) nanosleep(&nap, NULL);
+    }
+    return status;
 }
 
 void collective_close(struct collective *collective)

@@ -22,6 +22,13 @@ enum status collective_single(struct collective **collective);
 enum status collective_mpi(int *argc, char ***argv, struct collective **collective,
                            struct fault *fault);
 
+/* This rank's number as mpirun or srun tells it before anybody has joined; NULL where neither has started it. */
+const char *collective_launched_rank(void);
+
+/* collective_mpi where a launcher has started this rank, else collective_single. */
+enum status collective_join(int *argc, char ***argv, struct collective **collective,
+                            struct fault *fault);
+
 int collective_rank(const struct collective *collective);
 int collective_ranks(const struct collective *collective);
 
@@ -29,8 +36,8 @@ int collective_ranks(const struct collective *collective);
 const char *collective_library(const struct collective *collective);
 
 /*
- * Makes room for at most `sums` sums between two calls of `collective_finish`. Once, before the first sum, so that none
- * allocates. ST_NO_MEMORY is the only failure.
+ * Makes room for at most `sums` sums between two calls of `collective_finish`, before the first sum, so that none allocates;
+ * again for more, while none is under way. ST_NO_MEMORY is the only failure.
  */
 enum status collective_reserve(struct collective *collective, int sums);
 
@@ -51,6 +58,14 @@ enum status collective_finish(struct collective *collective, struct fault *fault
  * same records. Blocks. all: ranks * bytes. */
 enum status collective_gather(struct collective *collective, const void *record, size_t bytes,
                               void *all, struct fault *fault);
+
+/* For measurements: sums over the ranks in whatever order this MPI prefers, so that the bits depend on it and on the number of
+ * ranks. In place; blocks. */
+enum status collective_allreduce(struct collective *collective, float *values, int64_t count,
+                                 struct fault *fault);
+
+/* Returns when all ranks have come here. Who waits sleeps, and leaves the cores to those that still work. */
+enum status collective_rest(struct collective *collective, struct fault *fault);
 
 /* Leaves MPI; with a fault elsewhere, `abandon` ends the process without waiting for the others. */
 void collective_close(struct collective *collective);

@@ -138,9 +138,9 @@ static enum status sum_mpi(const struct bench *bench, long calls, struct fault *
 {
     for (long i = 0; i < calls; i++) {
         const int64_t begin = bench->floats * i / calls, end = bench->floats * (i + 1) / calls;
-        if (MPI_Allreduce(MPI_IN_PLACE, bench->values + begin, (int)(end - begin), MPI_FLOAT,
-                          MPI_SUM, MPI_COMM_WORLD) != MPI_SUCCESS)
-            return fault_set(fault, ST_COLLECTIVE, "MPI_Allreduce failed");
+        enum status status =
+            collective_allreduce(bench->collective, bench->values + begin, end - begin, fault);
+        if (status != ST_OK) return status;
     }
     return ST_OK;
 }

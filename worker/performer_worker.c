@@ -133,16 +133,9 @@ static int parse_arguments(int argc, char **argv, struct invocation *invocation)
     return -1;
 }
 
-/* By mpirun, or by a srun --mpi=pmix, which leaves it to MPI_Init to set Open MPI's own. NULL: by none. */
-static const char *rank_by_launcher(void)
-{
-    const char *text = getenv("OMPI_COMM_WORLD_RANK");
-    return text ? text : getenv("PMIX_RANK");
-}
-
 static uint32_t rank_from_environment(void)
 {
-    const char *text = rank_by_launcher();
+    const char *text = collective_launched_rank();
     return text ? (uint32_t)strtoul(text, NULL, 10) : 0;
 }
 
@@ -223,14 +216,6 @@ static enum status load_job(struct rank *rank, struct fault *fault)
     return status;
 }
 
-static enum status join_ranks(struct rank *rank, int *argc, char ***argv, struct fault *fault)
-{
-    if (rank_by_launcher()) return collective_mpi(argc, argv, &rank->collective, fault);
-    enum status status = collective_single(&rank->collective);
-    if (status != ST_OK) fault_set(fault, status, "no memory to begin");
-    return status;
-}
-
 static enum status open_uplink(struct rank *rank, struct fault *fault)
 {
     if (rank->plan) return uplink_open(rank->plan, rank->number, &rank->uplink, fault);
@@ -262,7 +247,7 @@ static enum status train(struct rank *rank, int *argc, char ***argv, struct faul
     enum status status = ST_OK;
     if (rank->invocation->plan) status = read_plan(rank, fault);
     if (status == ST_OK) status = load_job(rank, fault);
-    if (status == ST_OK) status = join_ranks(rank, argc, argv, fault);
+    if (status == ST_OK) status = collective_join(argc, argv, &rank->collective, fault);
     if (status == ST_OK) status = open_uplink(rank, fault);
     const struct backend *backend;
     if (status == ST_OK) status = pick_backend(rank, &backend, fault);

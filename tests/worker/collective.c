@@ -3,9 +3,13 @@
  * tree where ranks are a power of two, whatever the counts and however many sums are under way.
  */
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "worker/collective.h"
 
@@ -106,21 +110,55 @@ static void check_gather(struct collective *collective)
     }
 }
 
+/* In no order that is ours to tell; of whole numbers the sum is the same in any. */
+static void check_allreduce(struct collective *collective, float *values[SUMS])
+{
+    const int rank = collective_rank(collective);
+    struct fault fault;
+    for (int sum = 0; sum < SUMS; sum++) {
+        for (int64_t i = 0; i < counts[sum]; i++) values[sum][i] = whole(rank, sum, i);
+        must(collective_allreduce(collective, values[sum], counts[sum], &fault), &fault);
+    }
+    check_whole(collective_ranks(collective), values);
+}
+
+/* Nobody comes back before the last has come, which then has left a file; and whoever waits gives its core away. */
+static void check_rest(struct collective *collective)
+{
+    const bool is_last = collective_rank(collective) == collective_ranks(collective) - 1;
+    const struct timespec pause = {.tv_nsec = 100000000};
+    struct rusage before, after;
+    struct fault fault;
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/collective-rest-%ld", (long)getppid()); /* mpirun's */
+    must(collective_rest(collective, &fault), &fault);
+    getrusage(RUSAGE_SELF, &before);
+    if (is_last) {
+        nanosleep(&pause, NULL);
+        fclose(fopen(path, "w"));
+    }
+    must(collective_rest(collective, &fault), &fault);
+    getrusage(RUSAGE_SELF, &after);
+    EXPECT(access(path, F_OK) == 0, "back before the last rank had come");
+    EXPECT(is_last || after.ru_nvcsw > before.ru_nvcsw + 10, "does not sleep");
+    must(collective_rest(collective, &fault), &fault);
+    if (is_last) unlink(path);
+}
+
 int main(int argc, char **argv)
 {
     const int expected_ranks = argc > 1 ? atoi(argv[1]) : 1;
     struct collective *collective;
     struct fault fault;
-    if (getenv("OMPI_COMM_WORLD_SIZE"))
-        must(collective_mpi(&argc, &argv, &collective, &fault), &fault);
-    else
-        must(collective_single(&collective), &fault);
+    must(collective_join(&argc, &argv, &collective, &fault), &fault);
     const int ranks = collective_ranks(collective);
     EXPECT(ranks == expected_ranks, "%d ranks, not %d", ranks, expected_ranks);
 
     float *values[SUMS];
     for (int sum = 0; sum < SUMS; sum++) values[sum] = calloc((size_t)counts[sum], sizeof(float));
+    must(collective_reserve(collective, 1), &fault);
     must(collective_reserve(collective, SUMS), &fault);
+    must(collective_reserve(collective, 2), &fault);
     for (int round = 0; round < 3; round++) {
         run_sums(collective, values, whole);
         check_whole(ranks, values);
@@ -128,6 +166,8 @@ int main(int argc, char **argv)
     run_sums(collective, values, fraction);
     if ((ranks & (ranks - 1)) == 0) check_bits(ranks, values);
     check_gather(collective);
+    check_allreduce(collective, values);
+    check_rest(collective);
     EXPECT((ranks > 1) == (strncmp(collective_library(collective), "Open MPI ", 9) == 0) ||
                ranks == 1,
            "library \"%s\"", collective_library(collective));

@@ -17,8 +17,8 @@ sizes=(--layers 1 --heads 2 --width 16 --mlp 24 --features 8 --vocab 13 --length
 
 # A row for each attention, identity first, all figures above 0, and identity once itself.
 check_table() {
-    awk -v direction="$1" '
-        NR == 2 && index($0, direction) == 1 && / length 32, batch 2, fp32$/ { headed = 1 }
+    awk -v direction="$1" -v expected="$3" '
+        NR == 2 && index($0, direction) == 1 && / length 32, batch 2, shards 1, fp32$/ { headed = 1 }
         NR == 3 && /^product peak [0-9.]+ GFLOP\/s, rounds [0-9]+$/ && $3 > 0 && $6 >= 3 { peaked = 1 }
         NR == 5 && !/^attention +tokens\/s +ms a step +GFLOP\/s +of peak +time\/identity +FLOPs\/identity$/ { exit 1 }
         NR > 5 {
@@ -27,13 +27,16 @@ check_table() {
             if (NR == 6 && ($(NF - 1) != "1.00" || $NF != "1.00")) exit 1
             if (NR > 6 && $NF <= 1) exit 1
         }
-        END { exit !(headed && peaked && names == "identity;favor softmax-positive;favor relu;exact softmax;") }
+        END { exit !(headed && peaked && names == expected) }
     ' "$2"
 }
+causal_rows="identity;favor softmax-positive;favor relu;exact softmax;reformer;"
+bidirectional_rows="identity;favor softmax-positive;favor relu;exact softmax;linformer;reformer;"
 
 for direction in causal bidirectional; do
     "$bench" "${sizes[@]}" "--$direction" >"$work/table" 2>"$work/errors" || fail "$direction: $(cat "$work/errors")"
-    check_table "$direction" "$work/table" || fail "$direction: not the table: $(cat "$work/table")"
+    rows=${direction}_rows
+    check_table "$direction" "$work/table" "${!rows}" || fail "$direction: not the table: $(cat "$work/table")"
     [ ! -s "$work/errors" ] || fail "$direction: said $(cat "$work/errors")"
 done
 [ -z "$(ls -A "$TMPDIR")" ] || fail "left behind: $(ls -A "$TMPDIR")"
@@ -48,10 +51,10 @@ jq -e '
     | (3 * 64 * 2 * 16.5 * 4 * 8) as $exact
     | {"identity": $dense, "favor softmax-positive": ($dense + $favor), "favor relu": ($dense + $favor),
        "exact softmax": ($dense + $exact)} as $flops
-    | .causal == true and .length == 32 and .rounds >= 3 and .peak_gflops > 0
-      and ([.steps[].attention] == ["identity", "favor softmax-positive", "favor relu", "exact softmax"])
-      and .steps[0].time_ratio == 1
-      and all(.steps[]; . as $row | $flops[.attention] as $f
+    | .causal == true and .length == 32 and .rounds >= 3 and .peak_gflops > 0 and .ranks == 1 and .shards == 1
+      and ([.steps[].attention] == ["identity", "favor softmax-positive", "favor relu", "exact softmax", "reformer"])
+      and .steps[0].time_ratio == 1 and all(.steps[]; has("time_one_shard") | not)
+      and all(.steps[:4][]; . as $row | $flops[.attention] as $f
           | (.flops_ratio | near($f / $dense)) and (.gflops | near($f / $row.step_ms * 1e-6))
             and (.tokens_per_second | near(64e3 / $row.step_ms)) and .peak_share > 0 and .time_ratio > 0)
 ' "$work/json" >/dev/null || fail "not the object: $(cat "$work/json")"
@@ -69,23 +72,55 @@ jq -se '
     and all(.[1:][]; .peak_gflops > 0 and (.step_ms | keys == ["exact softmax", "favor relu"] and all(.[]; . > 0)))
 ' "$work/paced" >/dev/null || fail "paced: $(cat "$work/paced")"
 
+# What sameness costs: with micro-shards on one rank, and on two ranks, which take the step of one.
+mpirun=(mpirun --oversubscribe --allow-run-as-root)
+"$bench" "${sizes[@]}" --json --attention identity --shards 2 >"$work/json"
+jq -e '.shards == 2 and (.steps[0] | .time_one_shard > 0 and (has("speed_one_rank") or has("time_allreduce") | not))' \
+    "$work/json" >/dev/null || fail "shards: $(cat "$work/json")"
+"${mpirun[@]}" --bind-to none -np 2 "$bench" "${sizes[@]}" --json --attention identity --attention 'favor relu' \
+    >"$work/json" 2>"$work/errors" </dev/null || fail "two ranks: $(cat "$work/errors")"
+jq -e '
+    .ranks == 2 and .shards == 2 and .threads == 2 and ([.steps[].attention] == ["identity", "favor relu"])
+    and all(.steps[]; (64e3 / .step_ms / .tokens_per_second - 1 | fabs) < 1e-6
+        and .speed_one_rank > 0 and .time_allreduce > 0 and .time_one_shard > 0)
+' "$work/json" >/dev/null || fail "two ranks: $(cat "$work/json")"
+"${mpirun[@]}" --bind-to none -np 2 "$bench" "${sizes[@]}" --attention identity --threads 1 >"$work/table" 2>"$work/errors" \
+    </dev/null || fail "two ranks: $(cat "$work/errors")"
+awk '
+    NR == 1 { ranks = /, ranks 2, threads 1$/ }
+    /^attention +speed\/one rank +time\/Allreduce +time\/one shard$/ { headed = NR }
+    headed && NR == headed + 1 { row = /^identity/ && $2 > 0 && $3 > 0 && $4 > 0 && NF == 4 }
+    END { exit !(ranks && headed && row && NR == headed + 1) }
+' "$work/table" || fail "two ranks: not the table: $(cat "$work/table")"
+[ -z "$(ls -A "$TMPDIR")" ] || fail "two ranks left behind: $(ls -A "$TMPDIR")"
+
 # EXIT WORDS ARGUMENT...
 refused() {
     local code=$1 words=$2 got=0
     shift 2
-    "$bench" "$@" >"$work/out" 2>"$work/errors" || got=$?
+    "${start[@]}" "$bench" "$@" >"$work/out" 2>"$work/errors" </dev/null || got=$?
     [ "$got" -eq "$code" ] || fail "$*: exit $got instead of $code"
     grep -qF -- "$words" "$work/errors" || fail "$*: said $(cat "$work/errors")"
     [ ! -s "$work/out" ] || fail "$*: printed $(cat "$work/out")"
     [ -z "$(ls -A "$TMPDIR")" ] || fail "$*: left $(ls -A "$TMPDIR")"
 }
+start=()
 refused 2 'unexpected argument: fast' "${sizes[@]}" fast
-refused 2 'usage: performer-bench' --fast
+refused 2 'usage: [mpirun --bind-to none -np N] performer-bench' --fast
 refused 2 '--length takes a number from 1 to 10000000, not `0`' --length 0
 refused 2 '--batch takes a number from 1 to 100000, not `4x`' --batch 4x
 refused 2 '--threads takes a number from 1 to' --threads ''
 refused 2 'no `favor`; there is `identity`, `favor softmax-positive`' "${sizes[@]}" --attention favor
 refused 2 'heads' "${sizes[@]}" --heads 3
+refused 2 'linformer cannot be causal: --bidirectional' "${sizes[@]}" --attention linformer
+refused 2 '3 shards do not divide --batch 2' "${sizes[@]}" --shards 3
+start=("${mpirun[@]}" --bind-to none -np 2)
+refused 2 '2 ranks do not divide --shards 1' "${sizes[@]}" --shards 1
+refused 2 '--paced is for one rank, not 2' "${sizes[@]}" --paced
+if [ "$(nproc)" -gt 1 ]; then
+    start=(taskset -c "$(taskset -cp $$ | sed 's/.*: //; s/[,-].*//')" "${start[@]}")
+    refused 2 'the first rank may use 1 cores, and takes steps with 4 threads: mpirun --bind-to none' "${sizes[@]}"
+fi
 TMPDIR=$work/nowhere "$bench" "${sizes[@]}" 2>"$work/errors" && fail "needs no directory"
 grep -qF "could not make $work/nowhere" "$work/errors" || fail "no directory: said $(cat "$work/errors")"
 "$bench" --help | grep -q -- '--bidirectional' || fail "no help"
