@@ -19,22 +19,23 @@ extern "C" {
 enum cudashim_order { CUDASHIM_FORWARD, CUDASHIM_REVERSE, CUDASHIM_SEEDED };
 void cudashim_order(enum cudashim_order order, uint64_t seed);
 
-/* When a stream's work is done: when somebody waits for it, the default, or at once. */
+/* When a stream's work is done: when somebody waits for it, or asks a second time whether it is done, the default, or at
+ * once. */
 enum cudashim_streams { CUDASHIM_LAZY, CUDASHIM_EAGER };
 void cudashim_streams(enum cudashim_streams when);
 
-/* How many devices there are [1], and how much memory they have [2 GiB]. */
+/* How many devices there are [those of CUDA_VISIBLE_DEVICES, else 1], and how much memory they have [2 GiB]. */
 void cudashim_devices(int count);
 void cudashim_memory(size_t bytes);
 
-/* The n-th call of the runtime or of cuBLASLt from now on, 1 for the next, fails with `error`; a sticky one
+/* The n-th call of the runtime, cuBLASLt or NCCL from now on, 1 for the next, fails with `error`; a sticky one
  * ruins the device, and all that come behind it fail as well. */
 void cudashim_fail(long nth, cudaError_t error, bool sticky);
 
 /* Calls so far that could have failed. */
 long cudashim_calls(void);
 
-/* Allocations, streams, events and handles of cuBLASLt that were not given back. */
+/* Allocations, streams, events, communicators and handles of cuBLASLt that were not given back. */
 long cudashim_live(void);
 
 #ifdef __cplusplus

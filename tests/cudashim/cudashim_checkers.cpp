@@ -121,6 +121,24 @@ Test(checkers, a_stream_works_when_it_is_waited_for)
     cudaStreamDestroy(stream);
 }
 
+Test(checkers, a_stream_works_too_when_it_is_asked_again_and_again)
+{
+    cudaStream_t stream = stream_new();
+    cudaEvent_t event;
+    cr_assert_eq(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), cudaSuccess);
+    for (int round = 0; round < 2; round++) {
+        int y = 2;
+        cr_assert_eq(cudaMemsetAsync(&y, 0, sizeof y, stream), cudaSuccess);
+        cr_assert_eq(cudaEventRecord(event, stream), cudaSuccess);
+        const auto ask = [&] { return round ? cudaEventQuery(event) : cudaStreamQuery(stream); };
+        cr_expect_eq(ask(), cudaErrorNotReady);
+        cr_expect_eq(y, 2);
+        cr_expect_eq(ask(), cudaSuccess);
+        cr_expect_eq(y, 0);
+    }
+    cudaEventDestroy(event), cudaStreamDestroy(stream);
+}
+
 Test(checkers, an_event_orders_two_streams_and_nothing_else_does)
 {
     for (int ordered = 0; ordered <= 1; ordered++) {

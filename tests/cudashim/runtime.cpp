@@ -1,5 +1,5 @@
 /*
- * The runtime: streams that work when they are waited for, memory that the host may not touch at the wrong time.
+ * The runtime: streams that work when they are waited for, or asked for more than once; memory that the host may not touch at the wrong time.
  *
  * An allocation lies at the end of its pages, with a page behind it that nobody may touch. The host may never touch memory of
  * cudaMalloc, and that of cudaMallocManaged only while no stream has work left, as if the device could not share
@@ -15,17 +15,22 @@
 #include <pthread.h>
 #include <string>
 #include <sys/mman.h>
+#include <unistd.h>
+#include <vector>
 
 #include "tests/cudashim/block.h"
 #include "tests/cudashim/cudashim.h"
+#include "tests/cudashim/fault.h"
 
 struct CUstream_st {
-    std::deque<std::function<void()>> work;
+    std::deque<std::function<bool()>> work; /* each until it answers that it is over */
+    bool asked = false;                     /* since the last was enqueued */
 };
 
 struct CUevent_st {
     cudaStream_t stream = nullptr; /* where it was last recorded */
     long recorded = 0, passed = 0;
+    bool asked = false; /* since it was recorded */
 };
 
 namespace cudashim
@@ -37,7 +42,8 @@ enum {
     SHARED_BYTES_MAX = 227 << 10, /* of a block, compute capability 9.0 and 10.0 */
     BLOCK_THREADS_MAX = 1024,
     BLOCK_DEPTH_MAX = 64,
-    GRID_YZ_MAX = 65535
+    GRID_YZ_MAX = 65535,
+    SHARED_PAUSE_US = 50 /* between two looks at what other processes have done */
 };
 
 struct Allocation {
@@ -46,9 +52,24 @@ struct Allocation {
     bool managed;
 };
 
+/* "0,2" are two; where nothing is said there is one. */
+static std::vector<int> devices_visible()
+{
+    const char *text = getenv("CUDA_VISIBLE_DEVICES");
+    if (!text) return {0};
+    std::vector<int> numbers;
+    for (char *end; *text; text = *end == ',' ? end + 1 : "") {
+        const int number = (int)strtol(text, &end, 10);
+        if (end == text) break;
+        numbers.push_back(number);
+    }
+    return numbers;
+}
+
 static struct {
     enum cudashim_streams when = CUDASHIM_LAZY;
-    int devices = 1;
+    std::vector<int> visible = devices_visible();
+    size_t current = 0; /* of those that are visible */
     size_t memory_bytes = (size_t)2 << 30, used_bytes = 0;
     long calls = 0, live = 0;
     long failing_call = 0;
@@ -83,12 +104,18 @@ cudaError_t call_enter()
         if (device.failure_sticks) device.sticky = device.failure;
         return fail(device.failure);
     }
+    if (fault_strikes(Fault::Device)) device.sticky = cudaErrorECCUncorrectable;
     return fail(device.sticky);
 }
 
 void live_add(long count)
 {
     device.live += count;
+}
+
+int device_number()
+{
+    return device.visible[device.current];
 }
 
 /* ---- memory ---- */
@@ -132,41 +159,62 @@ static cudaError_t memory_new(void **memory, size_t bytes, bool managed)
 
 /* ---- streams ---- */
 
-static void work_run(cudaStream_t stream)
+/* False: it waits for others. */
+static bool work_run(cudaStream_t stream)
 {
-    std::function<void()> work = std::move(stream->work.front());
+    if (!stream->work.front()()) return false;
     stream->work.pop_front();
-    work();
     device.pending--;
+    return true;
 }
 
-/* Runs what `stream` has until `done` says so, with the memory open. */
+/* Runs what `stream` has until `done` says so, or it waits for others, with the memory open. */
 static void stream_run(cudaStream_t stream, const std::function<bool()> &done)
 {
     if (stream->work.empty()) return;
     if (device.running++ == 0) memory_protect();
-    while (!stream->work.empty() && !done()) work_run(stream);
+    while (!stream->work.empty() && !done() && work_run(stream)) continue;
     if (--device.running == 0) memory_protect();
 }
 
-static void stream_drain(cudaStream_t stream)
+static void stream_move(cudaStream_t stream)
 {
     stream_run(stream, [] { return false; });
 }
 
-void stream_enqueue(cudaStream_t stream, std::function<void()> work)
+static void stream_drain(cudaStream_t stream)
 {
-    stream->work.push_back([work = std::move(work)] {
-        if (device.sticky == cudaSuccess) work();
-    });
+    while (stream_move(stream), !stream->work.empty()) usleep(SHARED_PAUSE_US);
+}
+
+void stream_enqueue_shared(cudaStream_t stream, std::function<bool()> work)
+{
+    stream->work.push_back(
+        [work = std::move(work)] { return device.sticky != cudaSuccess || work(); });
+    stream->asked = false;
     if (device.pending++ == 0 && device.running == 0) memory_protect();
     if (device.when == CUDASHIM_EAGER) stream_drain(stream);
 }
 
-static void event_wait(cudaEvent_t event, long recorded)
+void stream_enqueue(cudaStream_t stream, std::function<void()> work)
 {
-    if (event->passed < recorded)
-        stream_run(event->stream, [=] { return event->passed >= recorded; });
+    stream_enqueue_shared(stream, [work = std::move(work)] {
+        work();
+        return true;
+    });
+}
+
+/* Whether the event has passed, once its stream has moved. */
+static bool event_move(cudaEvent_t event, long recorded)
+{
+    const auto passed = [=] { return event->passed >= recorded; };
+    if (!passed()) stream_run(event->stream, passed);
+    return passed() || device.sticky != cudaSuccess;
+}
+
+static void event_wait(cudaEvent_t event)
+{
+    while (!event_move(event, event->recorded)) usleep(SHARED_PAUSE_US);
 }
 
 /* ---- launches ---- */
@@ -227,7 +275,8 @@ void cudashim_streams(enum cudashim_streams when)
 
 void cudashim_devices(int count)
 {
-    device.devices = count;
+    device.visible.clear();
+    for (int number = 0; number < count; number++) device.visible.push_back(number);
 }
 
 void cudashim_memory(size_t bytes)
@@ -257,20 +306,27 @@ long cudashim_live(void)
 cudaError_t cudaGetDeviceCount(int *count)
 {
     if (cudaError_t error = call_enter()) return error;
-    *count = device.devices;
-    return device.devices > 0 ? cudaSuccess : fail(cudaErrorNoDevice);
+    *count = (int)device.visible.size();
+    return *count > 0 ? cudaSuccess : fail(cudaErrorNoDevice);
+}
+
+static bool is_visible(int number)
+{
+    return number >= 0 && (size_t)number < device.visible.size();
 }
 
 cudaError_t cudaSetDevice(int number)
 {
     if (cudaError_t error = call_enter()) return error;
-    return number >= 0 && number < device.devices ? cudaSuccess : fail(cudaErrorInvalidDevice);
+    if (!is_visible(number)) return fail(cudaErrorInvalidDevice);
+    device.current = (size_t)number;
+    return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int number)
 {
     if (cudaError_t error = call_enter()) return error;
-    if (number < 0 || number >= device.devices) return fail(cudaErrorInvalidDevice);
+    if (!is_visible(number)) return fail(cudaErrorInvalidDevice);
     *properties = cudaDeviceProp();
     snprintf(properties->name, sizeof properties->name, "cudashim");
     properties->major = 9;
@@ -283,6 +339,25 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int numbe
 cudaError_t cudaMalloc(void **memory, size_t bytes)
 {
     return memory_new(memory, bytes, false);
+}
+
+cudaError_t cudaMallocHost(void **memory, size_t bytes)
+{
+    if (cudaError_t error = call_enter()) return error;
+    void *made = malloc(bytes);
+    if (!made) return fail(cudaErrorMemoryAllocation);
+    memset(made, 0xff, bytes);
+    *memory = made;
+    live_add(1);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *memory)
+{
+    const cudaError_t error = call_enter();
+    free(memory);
+    if (memory) live_add(-1);
+    return error;
 }
 
 cudaError_t cudaMallocManaged(void **memory, size_t bytes, unsigned flags)
@@ -304,17 +379,18 @@ cudaError_t cudaMemAdvise(const void *memory, size_t bytes, enum cudaMemoryAdvis
                : fail(cudaErrorInvalidValue);
 }
 
+/* This and all else that gives back does so although it fails, as a caller can do nothing about it. */
 cudaError_t cudaFree(void *memory)
 {
-    if (cudaError_t error = call_enter()) return error;
-    if (!memory) return cudaSuccess;
+    const cudaError_t error = call_enter();
+    if (!memory) return error;
     const auto found = device.allocations.find(memory);
     if (found == device.allocations.end()) return fail(cudaErrorInvalidValue);
     munmap(found->second.pages, found->second.page_bytes + PAGE_BYTES);
     device.used_bytes -= found->second.bytes;
     device.allocations.erase(found);
     live_add(-1);
-    return cudaSuccess;
+    return error;
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind,
@@ -342,11 +418,11 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
-    if (cudaError_t error = call_enter()) return error;
+    const cudaError_t error = call_enter();
     stream_drain(stream);
     delete stream;
     live_add(-1);
-    return cudaSuccess;
+    return error;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
@@ -359,6 +435,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
     if (cudaError_t error = call_enter()) return error;
+    if (stream->asked) stream_move(stream);
+    stream->asked = true;
+    if (device.sticky != cudaSuccess) return fail(device.sticky);
     return stream->work.empty() ? cudaSuccess : cudaErrorNotReady;
 }
 
@@ -366,7 +445,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 {
     if (cudaError_t error = call_enter()) return error;
     const long recorded = event->recorded;
-    stream_enqueue(stream, [=] { event_wait(event, recorded); });
+    stream_enqueue_shared(stream, [=] { return event_move(event, recorded); });
     return cudaSuccess;
 }
 
@@ -380,11 +459,11 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
-    if (cudaError_t error = call_enter()) return error;
-    event_wait(event, event->recorded);
+    const cudaError_t error = call_enter();
+    event_wait(event);
     delete event;
     live_add(-1);
-    return cudaSuccess;
+    return error;
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
@@ -392,6 +471,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     if (cudaError_t error = call_enter()) return error;
     const long recorded = ++event->recorded;
     event->stream = stream;
+    event->asked = false;
     stream_enqueue(stream, [=] { event->passed = recorded; });
     return cudaSuccess;
 }
@@ -399,13 +479,16 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     if (cudaError_t error = call_enter()) return error;
-    event_wait(event, event->recorded);
+    event_wait(event);
     return fail(device.sticky);
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     if (cudaError_t error = call_enter()) return error;
+    if (event->asked) event_move(event, event->recorded);
+    event->asked = true;
+    if (device.sticky != cudaSuccess) return fail(device.sticky);
     return event->passed == event->recorded ? cudaSuccess : cudaErrorNotReady;
 }
 
@@ -425,6 +508,8 @@ const char *cudaGetErrorString(cudaError_t error)
         return "out of memory";
     case cudaErrorNoDevice:
         return "no CUDA-capable device is detected";
+    case cudaErrorECCUncorrectable:
+        return "uncorrectable ECC error encountered";
     case cudaErrorLaunchFailure:
         return "unspecified launch failure";
     default:
