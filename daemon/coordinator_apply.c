@@ -180,6 +180,13 @@ static void apply_attempt_ended(struct coordinator *coordinator, struct run *run
     if (run->attempt.counted) run->spent[attempt_cause_budget(run->attempt.cause)]++;
 }
 
+static void apply_rendezvous(struct coordinator *coordinator, struct run *run,
+                             const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    text_copy(run->attempt.rendezvous, sizeof run->attempt.rendezvous, record->rendezvous.text);
+}
+
 static struct rank *rank_of(struct run *run, const struct record *record, uint32_t rank)
 {
     assert(record->attempt == run->attempt.number && rank < run->facts.ranks);

@@ -62,6 +62,17 @@ static void answer_orders(const struct scene *scene)
         if (run->orders[i].state == ORDER_PENDING && !order_is_decided(scene, run->orders[i].id))
             orders[reply->order_count++] = run->orders[i];
     reply->orders = orders;
+    if (run->attempt.rendezvous[0] != '\0') reply->rendezvous = run->attempt.rendezvous;
+}
+
+/* The first word holds: the others may have it already. */
+static void hear_rendezvous(const struct scene *scene, const Performer__Report *report,
+                            const Performer__Notice *told)
+{
+    if (report->rank != 0 || scene->run->attempt.rendezvous[0] != '\0') return;
+    const char *text =
+        decision_clean(scene->decision, told->rendezvous->text, RENDEZVOUS_TEXT_SIZE - 1, false);
+    scene_record(scene, RECORD_RENDEZVOUS)->rendezvous.text = text;
 }
 
 static void hear_started(const struct scene *scene, const Performer__Report *report,
@@ -189,6 +200,9 @@ static void hear_notice(const struct scene *scene, const Performer__Report *repo
                         const Performer__Notice *told)
 {
     switch (told->what_case) {
+    case PERFORMER__NOTICE__WHAT_RENDEZVOUS:
+        hear_rendezvous(scene, report, told);
+        return;
     case PERFORMER__NOTICE__WHAT_STARTED:
         hear_started(scene, report, told);
         return;

@@ -65,6 +65,7 @@ struct answer {
     bool fenced;
     const struct order *orders; /* (order_count), pending, by id */
     size_t order_count;
+    const char *rendezvous; /* NULL: none is known */
 };
 
 struct decision {

@@ -678,6 +678,7 @@ static Performer__Response *answer_reported(const struct answer *answer)
     Performer__ReportReply *reply = memory_zeroed(1, sizeof *reply);
     performer__report_reply__init(reply);
     reply->fenced = answer->fenced;
+    if (answer->rendezvous) reply->rendezvous = message_text(answer->rendezvous);
     for (size_t i = 0; i < answer->order_count; i++) {
         Performer__Order *order = memory_zeroed(1, sizeof *order);
         performer__order__init(order);

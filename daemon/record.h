@@ -92,6 +92,11 @@ struct record_attempt_ended {
     uint64_t stillborn_step;
 };
 
+/* How the ranks of the attempt find each other. */
+struct record_rendezvous {
+    const char *text;
+};
+
 struct record_rank_started {
     uint32_t rank;
     uint64_t resumed_step;

@@ -33,6 +33,7 @@ enum {
     FRUITLESS_ATTEMPTS_MAX = 2, /* in a row, without a new checkpoint */
     STILLBORN_ATTEMPTS_MAX = 2, /* in a row, of one checkpoint, without a step */
     WAITS_SIZE = 160,
+    RENDEZVOUS_TEXT_SIZE = 512, /* more than a worker has to tell */
 };
 
 /* What the coordinator needs to know of a job file. */
@@ -120,9 +121,10 @@ struct attempt {
     uint64_t pid_start_time;
     uint64_t planned_ms;
     int stalled_rank; /* a rank that stood still: the attempt was told to end; -1: none */
-    char stalled_text[RUN_REASON_SIZE]; /* and where */
-    uint64_t pressed_ms;                /* live, monotonic: when it was last told */
-    struct rank *ranks;                 /* (run->facts.ranks) */
+    char stalled_text[RUN_REASON_SIZE];    /* and where */
+    uint64_t pressed_ms;                   /* live, monotonic: when it was last told */
+    char rendezvous[RENDEZVOUS_TEXT_SIZE]; /* as rank 0 told it; "": not yet */
+    struct rank *ranks;                    /* (run->facts.ranks) */
 };
 
 struct run {

@@ -193,5 +193,8 @@ static const char tenth[] =
 static const char eleventh[] =
     "ALTER TABLE runs ADD COLUMN launcher TEXT NOT NULL DEFAULT 'local';";
 
-const char *const schema_migrations[] = {first,   second, third, fourth, fifth,    sixth,
-                                         seventh, eighth, ninth, tenth,  eleventh, NULL};
+static const char twelfth[] =
+    "ALTER TABLE attempts ADD COLUMN rendezvous TEXT NOT NULL DEFAULT '';";
+
+const char *const schema_migrations[] = {first,  second, third, fourth,   fifth,   sixth, seventh,
+                                         eighth, ninth,  tenth, eleventh, twelfth, NULL};

@@ -35,6 +35,7 @@
       "UPDATE attempts SET pid = ?3, pid_start_time = ?4 WHERE run = ?1 AND number = ?2")          \
     Q(STALL_ATTEMPT, "UPDATE attempts SET stalled_rank = ?3, stalled_text = ?4"                    \
                      " WHERE run = ?1 AND number = ?2")                                            \
+    Q(MEET, "UPDATE attempts SET rendezvous = ?3 WHERE run = ?1 AND number = ?2")                  \
     Q(END_ATTEMPT, "UPDATE attempts SET ended = 1, ended_ms = ?3, cause = ?4, counted = ?5,"       \
                    " text = ?6, first_rank = ?7, host = ?8, signal = ?9, exit_code = ?10,"         \
                    " last_lines = ?11 WHERE run = ?1 AND number = ?2 AND ended = 0")               \
@@ -91,7 +92,8 @@
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
                       " resumed_step, ended, cause, counted, progressed, stalled_rank,"            \
-                      " stalled_text FROM attempts WHERE run = ?1 ORDER BY number DESC LIMIT 1")   \
+                      " stalled_text, rendezvous FROM attempts WHERE run = ?1"                     \
+                      " ORDER BY number DESC LIMIT 1")                                             \
     Q(SPENT, "SELECT cause, count(*) FROM attempts WHERE run = ?1 AND counted = 1"                 \
              " AND number > ?2 GROUP BY cause")                                                    \
     Q(ASIDE, "SELECT step FROM checkpoints WHERE run = ?1 AND verdict = ?2 ORDER BY step")         \
@@ -576,6 +578,13 @@ static enum status store_attempt_stalled(struct store *store, const struct recor
                        count(stalled->rank), text(stalled->text));
 }
 
+static enum status store_rendezvous(struct store *store, const struct record *record,
+                                    struct fault *fault)
+{
+    return execute_one(store, SQL_MEET, fault, count(record->run), count(record->attempt),
+                       text(record->rendezvous.text));
+}
+
 static enum status store_attempt_ended(struct store *store, const struct record *record,
                                        struct fault *fault)
 {
@@ -915,6 +924,7 @@ static enum status load_attempt(struct store *store, struct run *run, struct fau
         attempt->progressed = sqlite3_column_int(row, 10) != 0;
         attempt->stalled_rank = sqlite3_column_int(row, 11);
         text_copy(attempt->stalled_text, sizeof attempt->stalled_text, column_text(row, 12));
+        text_copy(attempt->rendezvous, sizeof attempt->rendezvous, column_text(row, 13));
         known_cause = attempt_cause_from_name(column_text(row, 8), &attempt->cause);
     }
     if (status != ST_OK || attempt->number == 0) return status;

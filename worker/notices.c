@@ -111,3 +111,10 @@ void notice_ended(struct uplink *uplink, uint64_t step, enum status status, bool
     ended.text = text_of(text);
     NOTICE(uplink, step, ended, ENDED, &ended);
 }
+
+void notice_rendezvous(struct uplink *uplink, const char *text)
+{
+    Performer__Rendezvous rendezvous = PERFORMER__RENDEZVOUS__INIT;
+    rendezvous.text = text_of(text);
+    NOTICE(uplink, 0, rendezvous, RENDEZVOUS, &rendezvous);
+}

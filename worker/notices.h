@@ -32,6 +32,9 @@ void notice_update_skipped(struct uplink *uplink, uint64_t step, const char *why
 void notice_ended(struct uplink *uplink, uint64_t step, enum status status, bool stopped,
                   const char *text);
 
+/* How the other ranks find this one, which is rank 0. */
+void notice_rendezvous(struct uplink *uplink, const char *text);
+
 /* Milliseconds since 1970. */
 uint64_t wall_clock_ms(void);
 

@@ -31,6 +31,8 @@ enum {
     CALL_MS = 5000,
     BACKOFF_MIN_MS = 200,
     BACKOFF_MAX_MS = 5000,
+    MEETING_MS = 20,
+    RENDEZVOUS_MAX = 512,
     ROWS_MAX = 65536,   /* queued, and again in the outbox */
     REPORTS_MAX = 256,  /* of the outbox, before they are joined to larger ones */
     WANTED_MAX = 64,    /* orders beyond it are told again */
@@ -57,6 +59,9 @@ struct uplink {
     uint64_t applied[APPLIED_MAX]; /* a ring */
     size_t applied_count;          /* so far */
     bool fenced;
+    enum status refused; /* with what the daemon refuses this rank for good */
+    bool meeting;        /* the text is being waited for: heartbeats come with each tick */
+    char rendezvous[RENDEZVOUS_MAX];
     bool closing;
     int64_t deadline_ms; /* of the close */
 
@@ -129,13 +134,14 @@ static void reports_make(struct uplink *uplink, bool with_heartbeat)
     pthread_mutex_lock(&uplink->lock);
     items_take(uplink);
     heartbeat_take(uplink);
+    const int heartbeat_ms = uplink->meeting ? TICK_MS : HEARTBEAT_MS;
     pthread_mutex_unlock(&uplink->lock);
 
     struct report_items *items = &uplink->taken;
     int64_t now = monotonic_ms();
     bool something = items->row_count > 0 || items->notice_count > 0 || items->thinned > 0;
     bool heartbeat =
-        with_heartbeat && uplink->outbox.count == 0 && now - uplink->reported_ms >= HEARTBEAT_MS;
+        with_heartbeat && uplink->outbox.count == 0 && now - uplink->reported_ms >= heartbeat_ms;
     if (!something && !heartbeat) return;
     uplink->reported_ms = now;
 
@@ -167,6 +173,7 @@ static void reply_take(struct uplink *uplink, const Performer__ReportReply *repl
 {
     pthread_mutex_lock(&uplink->lock);
     uplink->fenced = uplink->fenced || reply->fenced;
+    snprintf(uplink->rendezvous, sizeof uplink->rendezvous, "%s", reply->rendezvous);
     uplink->wanted_count = 0;
     for (size_t i = 0; i < reply->n_orders && uplink->wanted_count < WANTED_MAX; i++) {
         const Performer__Order *order = reply->orders[i];
@@ -217,11 +224,11 @@ static void complain(struct uplink *uplink, enum status status, const struct fau
 static void call_failed(struct uplink *uplink, enum status status, const struct fault *fault)
 {
     complain(uplink, status, fault);
-    if (status == ST_NOT_PERMITTED || status == ST_NOT_FOUND || status == ST_FENCED)
+    if (status == ST_NOT_PERMITTED || status == ST_NOT_FOUND || status == ST_FENCED) {
         uplink->silenced = true;
-    if (status == ST_FENCED) {
         pthread_mutex_lock(&uplink->lock);
-        uplink->fenced = true;
+        uplink->refused = status;
+        uplink->fenced = uplink->fenced || status == ST_FENCED;
         pthread_mutex_unlock(&uplink->lock);
     }
     /* Half of it fixed, half of it chance, so that a thousand ranks do not come back at once. */
@@ -470,6 +477,29 @@ bool uplink_fenced(struct uplink *uplink)
     bool fenced = uplink->fenced;
     pthread_mutex_unlock(&uplink->lock);
     return fenced;
+}
+
+/* What is known of the meeting by now; true: no more has to be waited for. */
+static bool meeting_over(struct uplink *uplink, char *text, size_t size, enum status *status)
+{
+    pthread_mutex_lock(&uplink->lock);
+    *status = uplink->fenced ? ST_FENCED : uplink->refused;
+    const bool over = *status != ST_OK || uplink->rendezvous[0] != '\0';
+    if (over && *status == ST_OK) snprintf(text, size, "%s", uplink->rendezvous);
+    uplink->meeting = !over;
+    pthread_mutex_unlock(&uplink->lock);
+    return over;
+}
+
+enum status uplink_meet(struct uplink *uplink, char *text, size_t size, struct fault *fault)
+{
+    enum status status;
+    assert(uplink->client);
+    if (uplink->origin.rank == 0) notice_rendezvous(uplink, text);
+    while (!meeting_over(uplink, text, size, &status)) usleep(MEETING_MS * 1000);
+    if (status == ST_OK) return ST_OK;
+    return fault_set(fault, status, "the daemon does not let this rank meet the others: %s",
+                     status_text(status));
 }
 
 enum status uplink_settle(struct uplink *uplink, struct fault *fault)

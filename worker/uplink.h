@@ -51,6 +51,13 @@ void uplink_applied(struct uplink *uplink, uint64_t id);
 /* True once the daemon has said that a newer attempt has taken over. */
 bool uplink_fenced(struct uplink *uplink);
 
+/*
+ * Brings rank 0's text to the other ranks of the attempt, by way of the daemon, which keeps it and gives it to nobody else.
+ * Blocks until this rank has it from there, for as long as the daemon is away. ST_FENCED: a newer attempt has taken over;
+ * ST_NOT_PERMITTED, ST_NOT_FOUND: the daemon does not know this rank. Not without a daemon.
+ */
+enum status uplink_meet(struct uplink *uplink, char *text, size_t size, struct fault *fault);
+
 /* All that was put in, and not answered, is in the spool and synced: neither a kill nor a power cut takes it from now on.
  * Waits for the disk, never for the daemon. ST_NO_SPACE, ST_IO, ...: it is not. */
 enum status uplink_settle(struct uplink *uplink, struct fault *fault);

@@ -771,6 +771,42 @@ Test(report, of_another_attempt_is_fenced)
     stage_fini(&stage);
 }
 
+static const struct answer *meets(struct stage *stage, uint32_t rank, const char *text)
+{
+    Performer__Rendezvous rendezvous = PERFORMER__RENDEZVOUS__INIT;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT, *notices[] = {&notice};
+    Performer__Report report = stage_next_report(stage, rank);
+    rendezvous.text = (char *)text;
+    notice.what_case = PERFORMER__NOTICE__WHAT_RENDEZVOUS;
+    notice.rendezvous = &rendezvous;
+    report.n_notices = 1;
+    report.notices = notices;
+    stage_report(stage, &report);
+    report =
+        stage_next_report(stage, rank); /* a heartbeat: what is told is known from the next on */
+    return stage_report(stage, &report);
+}
+
+Test(report, what_rank_0_tells_of_a_rendezvous_is_told_to_the_ranks_of_its_attempt)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    cr_assert_null(meets(&stage, 1, "elsewhere")->rendezvous, "it is rank 0 that knows");
+    cr_assert_str_eq(meets(&stage, 0, "here\n")->rendezvous, "here?");
+    cr_assert_str_eq(meets(&stage, 0, "there")->rendezvous, "here?", "others may have it already");
+    stage_act(&stage, "restart");
+    Performer__Report report = stage_next_report(&stage, 1);
+    cr_assert_str_eq(stage_report(&stage, &report)->rendezvous, "here?");
+
+    stage_act(&stage, "end CRASH");
+    report = stage_next_report(&stage, 1);
+    cr_assert_null(stage_report(&stage, &report)->rendezvous, "it is over");
+    stage_act(&stage, "wait 1000");
+    report = stage_next_report(&stage, 1);
+    cr_assert_null(stage_report(&stage, &report)->rendezvous, "of the attempt before");
+    stage_fini(&stage);
+}
+
 /* An attempt that is over too: its ranks must be told that they are fenced. */
 Test(report, is_admitted_by_the_token_of_its_own_attempt)
 {

@@ -21,6 +21,7 @@ static const char *attempts_differ(const struct run *a, const struct run *b)
         DIFFER(strcmp(a->tokens[i], b->tokens[i]) != 0, "token");
     DIFFER(x->stalled_rank != y->stalled_rank, "stalled rank");
     DIFFER(strcmp(x->stalled_text, y->stalled_text) != 0, "words of stalled rank");
+    DIFFER(strcmp(x->rendezvous, y->rendezvous) != 0, "rendezvous");
     DIFFER(!x->ranks != !y->ranks, "ranks");
     for (uint32_t r = 0; x->ranks && r < a->facts.ranks; r++) {
         DIFFER(x->ranks[r].sequence != y->ranks[r].sequence, "sequence");

@@ -705,6 +705,7 @@ Test(foreign, an_older_schema_is_brought_up_to_date, .init = make_database,
             "ALTER TABLE runs DROP COLUMN stall_ms;"
             "ALTER TABLE attempts DROP COLUMN stalled_rank;"
             "ALTER TABLE attempts DROP COLUMN stalled_text;"
+            "ALTER TABLE attempts DROP COLUMN rendezvous;"
             "ALTER TABLE runs DROP COLUMN fruitless; ALTER TABLE runs DROP COLUMN stillborn;"
             "ALTER TABLE runs DROP COLUMN stillborn_step;"
             "ALTER TABLE runs ADD COLUMN crashes INTEGER NOT NULL DEFAULT 0;"

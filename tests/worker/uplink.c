@@ -213,6 +213,8 @@ struct server {
     atomic_bool fence;
     atomic_int order_count;
     uint64_t orders[4];
+    int meets_after; /* so many requests it knows of no rendezvous yet */
+    char rendezvous[100];
 };
 
 static void server_reply(struct server *server)
@@ -229,6 +231,7 @@ static void server_reply(struct server *server)
         response.body_case = PERFORMER__RESPONSE__BODY_REPORT_REPLY;
         response.report_reply = &reply;
         reply.fenced = atomic_load(&server->fence);
+        if (server->meets_after-- <= 0) reply.rendezvous = server->rendezvous;
         reply.orders = pointers;
         reply.n_orders = (size_t)atomic_load(&server->order_count);
         for (size_t i = 0; i < reply.n_orders; i++) {
@@ -251,6 +254,9 @@ static void server_take(struct server *server, const uint8_t *bytes, size_t leng
     cr_assert_eq(wire_unpack_request(bytes, length, &request, &fault), ST_OK, "%s", fault.text);
     cr_assert_eq(request->body_case, PERFORMER__REQUEST__BODY_REPORT);
     Performer__Report *report = request->report;
+    for (size_t i = 0; i < report->n_notices; i++)
+        if (report->notices[i]->what_case == PERFORMER__NOTICE__WHAT_RENDEZVOUS)
+            strcpy(server->rendezvous, report->notices[i]->rendezvous->text);
     request->report = NULL;
     request->body_case = PERFORMER__REQUEST__BODY__NOT_SET;
     performer__request__free_unpacked(request, NULL);
@@ -686,6 +692,58 @@ static void expect_silenced(enum status refusal, bool fenced)
     hear_spool(heard);
     expect_steps(heard, 20);
     heard_fini(heard);
+}
+
+/* ---- a rendezvous ---- */
+
+Test(uplink, rank_0_tells_how_to_find_it_and_hears_it_back)
+{
+    struct server server = {.meets_after = 2};
+    struct uplink *uplink;
+    char text[100] = "here";
+    cr_assert_eq(uplink_open(&plan, 0, &uplink, &fault), ST_OK, "%s", fault.text);
+    server_start(&server); /* the daemon comes later */
+    cr_expect_eq(uplink_meet(uplink, text, sizeof text, &fault), ST_OK);
+    cr_expect_str_eq(text, "here");
+    uplink_close(uplink, 20000, &fault);
+    heard_fini(server_stop(&server));
+    cr_expect_str_eq(server.rendezvous, "here");
+}
+
+Test(uplink, another_rank_hears_it_once_it_is_known)
+{
+    struct server server = {.meets_after = 3, .rendezvous = "there"};
+    server_start(&server);
+    struct uplink *uplink = opened();
+    char text[100] = "";
+    cr_expect_eq(uplink_meet(uplink, text, sizeof text, &fault), ST_OK);
+    cr_expect_str_eq(text, "there");
+    uplink_close(uplink, 20000, &fault);
+    struct heard *heard = server_stop(&server);
+    cr_expect_geq(heard->requests, 4);
+    heard_fini(heard);
+}
+
+static void expect_no_meeting(struct server server, enum status end)
+{
+    server_start(&server);
+    struct uplink *uplink = opened();
+    char text[100] = "";
+    cr_expect_eq(uplink_meet(uplink, text, sizeof text, &fault), end);
+    cr_expect_str_eq(text, "");
+    cr_expect(strstr(fault.text, "meet"));
+    uplink_close(uplink, 20000, &fault);
+    heard_fini(server_stop(&server));
+}
+
+Test(uplink, who_is_refused_meets_nobody)
+{
+    expect_no_meeting((struct server){.refuse = 1, .refusal = ST_NOT_FOUND}, ST_NOT_FOUND);
+}
+
+Test(uplink, who_is_fenced_meets_nobody)
+{
+    expect_no_meeting((struct server){.fence = true, .rendezvous = "there"}, ST_FENCED);
 }
 
 Test(uplink, an_unknown_run_is_spooled)
