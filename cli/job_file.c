@@ -47,21 +47,22 @@ static json_t *cost_json(const struct job_file *job, const struct cost *cost)
     json_t *diagnostics = text ? json_loads(text, 0, NULL) : NULL;
 
     free(text);
-    return json_pack("{s:s,s:b,s:s,s:s,s:o*,s:I,s:I,s:{s:I,s:I,s:I,s:I},s:f,s:f,s:I,s:b}", //
-                     "file", job->path,                                                    //
-                     "valid", 1,                                                           //
-                     "name", job->spec.job.name,                                           //
-                     "precision", precision_text(job->spec.train.precision),               //
-                     "diagnostics", diagnostics,                                           //
-                     "parameters", (json_int_t)cost->parameters,                           //
-                     "bytes_rank", (json_int_t)cost->bytes_total,                          //
-                     "bytes", "weights", (json_int_t)cost->bytes_weights,                  //
-                     "gradients", (json_int_t)cost->bytes_gradients,                       //
-                     "moments", (json_int_t)cost->bytes_moments,                           //
-                     "activations", (json_int_t)cost->bytes_activations,                   //
-                     "flops_step", cost->flops_step,                                       //
-                     "flops_step_exact", cost->flops_step_exact,                           //
-                     "tokens_step", (json_int_t)cost->tokens_step,                         //
+    return json_pack("{s:s,s:b,s:s,s:s,s:o*,s:I,s:I,s:{s:I,s:I,s:I,s:I,s:I},s:f,s:f,s:I,s:b}", //
+                     "file", job->path,                                                        //
+                     "valid", 1,                                                               //
+                     "name", job->spec.job.name,                                               //
+                     "precision", precision_text(job->spec.train.precision),                   //
+                     "diagnostics", diagnostics,                                               //
+                     "parameters", (json_int_t)cost->parameters,                               //
+                     "bytes_rank", (json_int_t)cost->bytes_total,                              //
+                     "bytes", "weights", (json_int_t)cost->bytes_weights,                      //
+                     "gradients", (json_int_t)cost->bytes_gradients,                           //
+                     "moments", (json_int_t)cost->bytes_moments,                               //
+                     "activations", (json_int_t)cost->bytes_activations,                       //
+                     "snapshot", (json_int_t)cost->bytes_snapshot,                             //
+                     "flops_step", cost->flops_step,                                           //
+                     "flops_step_exact", cost->flops_step_exact,                               //
+                     "tokens_step", (json_int_t)cost->tokens_step,                             //
                      "exact_is_cheaper", cost->flops_step_exact < cost->flops_step);
 }
 
@@ -98,11 +99,13 @@ void job_file_print_cost(const struct invocation *invocation, const struct job_f
     printf("%s: ok\n", job->path);
     printf("name        %s\n", job->spec.job.name);
     printf("parameters  %s\n", count_text((double)cost.parameters).text);
-    printf("memory      %s a rank: weights %s, gradients %s, moments %s, activations %s\n",
+    printf("memory      %s a rank: weights %s, gradients %s, moments %s, activations %s, "
+           "snapshot to save %s\n",
            bytes_text((double)cost.bytes_total).text, bytes_text((double)cost.bytes_weights).text,
            bytes_text((double)cost.bytes_gradients).text,
            bytes_text((double)cost.bytes_moments).text,
-           bytes_text((double)cost.bytes_activations).text);
+           bytes_text((double)cost.bytes_activations).text,
+           bytes_text((double)cost.bytes_snapshot).text);
     const bool padded = job->spec.data.packing == PACKING_PAD;
     printf("a step      %s%s FLOPs, %s tokens%s\n", padded ? "at most " : "",
            count_text(cost.flops_step).text, count_text((double)cost.tokens_step).text,

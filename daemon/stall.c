@@ -78,5 +78,5 @@ bool stall_find(const struct run *run, uint64_t now_ms, uint64_t awake_ms, struc
 
 uint64_t stall_grace_ms(const struct run *run)
 {
-    return later(STALL_GRACE_MS, 2 * run->save_ms);
+    return later(STALL_GRACE_MS, STALL_GRACE_SAVES * run->save_ms);
 }

@@ -185,8 +185,9 @@ void cost_of(const struct jobspec *spec, struct cost *cost)
         FLOAT_BYTES * (parameters * gradient_buffers(shards) + exchange_floats(ranks));
     cost->bytes_moments = FLOAT_BYTES * 2 * parameters;
     cost->bytes_activations = FLOAT_BYTES * activation_floats(spec, &s);
-    cost->bytes_total =
-        cost->bytes_weights + cost->bytes_gradients + cost->bytes_moments + cost->bytes_activations;
+    cost->bytes_snapshot = FLOAT_BYTES * (3 * parameters + s.layers * s.projections);
+    cost->bytes_total = cost->bytes_weights + cost->bytes_gradients + cost->bytes_moments +
+                        cost->bytes_activations + cost->bytes_snapshot;
     cost->flops_attention = batch * attention_flops(spec, &s, spec->attention.kind);
     cost->flops_step = dense + cost->flops_attention;
     cost->flops_step_exact = dense + batch * attention_flops(spec, &s, ATTENTION_SOFTMAX);

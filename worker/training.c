@@ -14,6 +14,7 @@
 #include "proto/logline.h"
 #include "worker/evaluate.h"
 #include "worker/notices.h"
+#include "worker/saver.h"
 #include "worker/step.h"
 
 double steady_clock_ms(void)
@@ -179,6 +180,7 @@ static void check_cost(const struct training *t)
     assert(cost.bytes_gradients ==
            bytes * (uint64_t)t->gradient_buffers + (uint64_t)room * sizeof(float));
     assert(cost.bytes_activations == performer_activation_bytes(t->model));
+    assert(!t->saver || cost.bytes_snapshot == saver_bytes(t->saver));
 }
 
 /* ---- beginning ---- */
@@ -207,6 +209,24 @@ static enum status open_data(struct training *t, struct fault *fault)
     return status;
 }
 
+/* What a save writes is copied first; rank 0 alone saves. */
+static enum status open_saver(struct training *t, struct fault *fault)
+{
+    const Performer__Plan *plan = t->setup.plan;
+    const struct saver_setup setup = {
+        .directory = t->checkpoints,
+        .fence = plan ? t->fence : NULL,
+        .nonce = plan ? plan->nonce : "alone",
+        .keep = t->setup.spec->checkpoint.keep,
+        .tensors = {.model = t->model_entries,
+                    .model_count = t->model_entry_count,
+                    .optimizer = t->optimizer_entries,
+                    .optimizer_count = t->optimizer_entry_count},
+        .uplink = t->setup.uplink,
+    };
+    return is_first_rank(t) ? saver_open(&setup, &t->saver, fault) : ST_OK;
+}
+
 static enum status build(struct training *t, struct fault *fault)
 {
     const struct jobspec *spec = t->setup.spec;
@@ -222,6 +242,7 @@ static enum status build(struct training *t, struct fault *fault)
     if (status == ST_OK) status = allocate_records(t, fault);
     if (status == ST_OK) status = allocate_scratch(t, fault);
     if (status == ST_OK) status = describe_tensors(t, fault);
+    if (status == ST_OK) status = open_saver(t, fault);
     if (status == ST_OK) status = evaluate_prepare(t, fault);
     if (status != ST_OK) return status;
     status = collective_reserve(t->setup.collective, t->params->buckets);
@@ -500,6 +521,7 @@ enum status training_open(const struct training_setup *setup, struct training **
 void training_close(struct training *t)
 {
     if (!t) return;
+    saver_close(t->saver);
     free(t->replay);
     free(t->optimizer_entries);
     free(t->model_entries);
@@ -553,56 +575,6 @@ static void redraw_by_error(struct training *t)
                  t->state.step, why);
 }
 
-static void tell_removed(void *context, uint64_t step, const char *path)
-{
-    struct training *t = context;
-    notice_checkpoint_removed(t->setup.uplink, step, path);
-}
-
-/* valid_loss: of this step, NaN where it was not evaluated. The best checkpoint is the best of those that
- * were evaluated at their own step. */
-static enum status save(struct training *t, double valid_loss, struct fault *fault)
-{
-    const double begin_ms = steady_clock_ms();
-    const double best_loss_before = t->state.best_valid_loss;
-    const uint64_t best_step_before = t->state.best_step;
-    const bool best =
-        valid_loss < best_loss_before || (!isnan(valid_loss) && isnan(best_loss_before));
-    const struct checkpoint_content content = {
-        .model = t->model_entries,
-        .model_count = t->model_entry_count,
-        .optimizer = t->optimizer_entries,
-        .optimizer_count = t->optimizer_entry_count,
-        .state = &t->state,
-    };
-    const Performer__Plan *plan = t->setup.plan;
-    char path[4096];
-    struct saved_checkpoint saved = {.path = path, .best = best, .valid_loss = valid_loss};
-
-    enum status status = checkpoint_make_room(
-        t->checkpoints, t->state.step, checkpoint_bytes(&content), t->setup.spec->checkpoint.keep,
-        best_step_before, tell_removed, t, fault);
-    if (best) {
-        t->state.best_valid_loss = valid_loss;
-        t->state.best_step = t->state.step;
-    }
-    if (status == ST_OK)
-        status =
-            checkpoint_save(t->checkpoints, &content, plan ? t->fence : NULL,
-                            plan ? plan->nonce : "alone", path, sizeof path, &saved.bytes, fault);
-    if (status != ST_OK) {
-        t->state.best_valid_loss = best_loss_before;
-        t->state.best_step = best_step_before;
-        notice_checkpoint_failed(t->setup.uplink, t->state.step, fault->text);
-        return status;
-    }
-    saved.seconds = (steady_clock_ms() - begin_ms) / 1e3;
-    notice_checkpoint_saved(t->setup.uplink, t->state.step, &saved);
-    checkpoint_prune(t->checkpoints, t->state.step, t->setup.spec->checkpoint.keep,
-                     t->state.best_step, tell_removed, t);
-    return ST_OK;
-}
-
 /* How rank 0's last save went, so that all ranks end alike. */
 struct save_outcome {
     int32_t status;
@@ -629,19 +601,46 @@ static enum status agree_on_save(struct training *t, enum status status, struct 
     return gathered;
 }
 
-/* A checkpoint on the way may fail, as long as a later one can be taken: training goes on. The last one may not. */
-static enum status checkpoint_at_edge(struct training *t, double valid_loss, bool last,
-                                      struct fault *fault)
+/*
+ * What became of the save that was under way, once that is known, or now with `wait`. One on the way may fail, as long as a
+ * later one can be taken: training goes on.
+ */
+static enum status settle_save(struct training *t, bool wait, struct fault *fault)
 {
-    enum status status = ST_OK;
-
-    training_phase(t, t->state.step, PHASE_CHECKPOINT);
-    if (is_first_rank(t)) status = save(t, valid_loss, fault);
-    if (last) return agree_on_save(t, status, fault);
+    if (!t->saver) return ST_OK;
+    enum status status = saver_finish(t->saver, wait, &t->state, fault);
     if (status == ST_OK || status == ST_FENCED) return status;
-    log_warn("checkpoint-failed", "no checkpoint of step %" PRIu64 ": %s", t->state.step,
+    log_warn("checkpoint-failed", "no checkpoint of step %" PRIu64 ": %s", saver_step(t->saver),
              fault->text);
     return ST_OK;
+}
+
+/* The run ends here: it is waited for, and may not fail. */
+static enum status save_last(struct training *t, double valid_loss, struct fault *fault)
+{
+    enum status status = settle_save(t, true, fault);
+    if (status == ST_OK && t->saver) {
+        saver_start(t->saver, &t->state, valid_loss);
+        status = saver_finish(t->saver, true, &t->state, fault);
+    }
+    return agree_on_save(t, status, fault);
+}
+
+/* A person's is waited for: that the order is carried out is told next. */
+static enum status save_on_the_way(struct training *t, double valid_loss, bool ordered,
+                                   struct fault *fault)
+{
+    enum status status = settle_save(t, true, fault);
+    if (status != ST_OK || !t->saver) return status;
+    saver_start(t->saver, &t->state, valid_loss);
+    return settle_save(t, ordered, fault);
+}
+
+static bool checkpoint_ordered(const struct edge *edge)
+{
+    for (int i = 0; i < edge->applied_count; i++)
+        if (edge->applied[i].kind == PERFORMER__ORDER__KIND__CHECKPOINT) return true;
+    return false;
 }
 
 /* In this order, so that what is evaluated is what is saved and what goes on, but for features that are found wanting. */
@@ -655,11 +654,16 @@ static enum status do_edge(struct training *t, const struct edge *edge, struct f
         t->agreed = true;
         return fault_set(fault, ST_FENCED, "a newer attempt of this run has taken over");
     }
+    status = settle_save(t, false, fault);
+    if (status != ST_OK) return status;
     if (edge->redraw) redraw(t, edge->redraw_order, NULL);
     if (edge->evaluate) status = evaluate_run(t, &valid_loss, fault);
     if (status == ST_OK && edge->evaluate) redraw_by_error(t);
-    if (status == ST_OK && edge->checkpoint)
-        status = checkpoint_at_edge(t, valid_loss, last, fault);
+    if (status == ST_OK && edge->checkpoint) {
+        training_phase(t, t->state.step, PHASE_CHECKPOINT);
+        status = last ? save_last(t, valid_loss, fault)
+                      : save_on_the_way(t, valid_loss, checkpoint_ordered(edge), fault);
+    }
     if (status == ST_OK) training_tell_orders(t, edge, false);
     t->stopped =
         status == ST_OK && edge->stop && t->state.step < (uint64_t)t->setup.spec->train.steps;
@@ -685,7 +689,10 @@ enum status training_run(struct training *t, struct fault *fault)
         struct edge edge;
         status = step_run(t, &edge, fault);
         if (status == ST_OK) status = do_edge(t, &edge, fault);
-        if (status != ST_OK) return status;
+        if (status != ST_OK) {
+            settle_save(t, true, &(struct fault){0}); /* whatever has failed, it is worth having */
+            return status;
+        }
     }
     training_phase(t, t->state.step, PHASE_DONE);
     if (is_first_rank(t))

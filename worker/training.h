@@ -40,6 +40,8 @@ struct shard_sums {
     int64_t counted, correct;
 };
 
+struct saver;
+
 struct training {
     struct training_setup setup;
     char checkpoints[4096]; /* directory/checkpoints */
@@ -74,6 +76,7 @@ struct training {
 
     struct tensor_entry *model_entries, *optimizer_entries; /* for checkpoints; rank 0 */
     size_t model_entry_count, optimizer_entry_count;
+    struct saver *saver; /* rank 0 */
 
     struct applied_order *replay; /* of the plan */
     struct orders orders;

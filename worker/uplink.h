@@ -31,7 +31,7 @@ enum status uplink_open(const Performer__Plan *plan, uint32_t rank, struct uplin
 enum status uplink_open_file(const char *directory, uint32_t rank, struct uplink **uplink,
                              struct fault *fault);
 
-/* None of these blocks or fails; they may be called from the training thread alone. When the queue is full
+/* None of these blocks or fails; they are for the training thread, uplink_notice for that of its saver too. When the queue is full
  * the oldest metrics are thinned and the gap is counted; notices are never thinned. A notice that is put in
  * before the metrics of its step reaches the daemon before them, or with them. */
 void uplink_metric(struct uplink *uplink, uint64_t step, const char *name, double value);

@@ -130,5 +130,5 @@ Test(stall, the_grace_grows_with_the_save)
 {
     cr_assert_eq(stall_grace_ms(&run), 10000);
     run.save_ms = 60000;
-    cr_assert_eq(stall_grace_ms(&run), 120000);
+    cr_assert_eq(stall_grace_ms(&run), 180000);
 }

@@ -64,6 +64,16 @@ Test(cost, bytes_of_weights_and_moments)
     cr_expect(cost_for(&spec).bytes_weights == 4 * 22784);
 }
 
+/* Weights, both moments and the projections, but no fixed positions: all that a checkpoint holds. */
+Test(cost, bytes_of_a_snapshot)
+{
+    struct jobspec spec = vectors_spec();
+    cr_expect(cost_for(&spec).bytes_snapshot == 4 * (3 * 22784 + 2 * 32 * 8));
+    spec.attention.kind = ATTENTION_SOFTMAX;
+    spec.model.positions = POSITIONS_SINUSOIDAL;
+    cr_expect(cost_for(&spec).bytes_snapshot == 4 * 3 * (22784 - 48 * 32));
+}
+
 /* A buffer for each depth of the tree over a rank's shards, and 2 MiB for what partners send. */
 Test(cost, bytes_of_gradients)
 {
@@ -89,7 +99,7 @@ Test(cost, bytes_of_activations)
     cr_expect(cost_for(&spec).bytes_activations == 4 * (2 * layer + ends + gradients + 3072));
     struct cost cost = cost_for(&spec);
     cr_expect(cost.bytes_total == cost.bytes_weights + cost.bytes_gradients + cost.bytes_moments +
-                                      cost.bytes_activations);
+                                      cost.bytes_activations + cost.bytes_snapshot);
 }
 
 /* Every layer its input, and once what a layer keeps besides. What is done twice is counted once. */
