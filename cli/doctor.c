@@ -16,6 +16,7 @@
 enum {
     MPIRUN_MS = 30000,
     WORKER_MS = 10000,
+    SQUEUE_MS = 20000,
     FREE_BYTES_MIN = 1000000000,  /* a few checkpoints of a small model */
     MEMORY_BYTES_MIN = 500000000, /* of one small rank */
 };
@@ -126,13 +127,14 @@ static void check_launcher(struct check *check)
     if (check_sibling(check, "performer-launch", path)) found(check, true, "%s", path);
 }
 
-/* A worker that says its version has found its libraries and knows its backend. */
-static void check_worker(struct check *check)
+/* A worker that says its version has found its libraries. Its second line tells of the CUDA backend. */
+static void check_worker(struct check *check, struct check *cuda)
 {
     struct command_result result;
     struct fault fault;
     char path[4096];
 
+    found(cuda, false, "only a worker that starts can tell");
     if (!check_sibling(check, "performer-worker", path)) return;
     const char *argv[] = {path, "--version", NULL};
     if (command_run(argv, WORKER_MS, &result, &fault) != ST_OK) {
@@ -140,11 +142,16 @@ static void check_worker(struct check *check)
         cure(check, "run it by hand: performer-worker --version");
         return;
     }
-    for (char *c = result.output; *c; c++)
-        if (*c == '\n') *c = c[1] ? ',' : '\0';
+    char *second = result.output + strcspn(result.output, "\n");
+    if (*second) *second++ = '\0';
     found(check, result.exit_code == 0, "%s", result.output[0] ? result.output : path);
-    if (result.exit_code != 0)
+    if (result.exit_code != 0) {
         cure(check, "a library that it needs is missing: `deploy/install-deps` installs them");
+        return;
+    }
+    second[strcspn(second, "\n")] = '\0';
+    const char *told = strncmp(second, "cuda: ", 6) == 0 ? second + 6 : second;
+    found(cuda, strcmp(told, "there is a device") == 0, "%s", told);
 }
 
 /* The way the daemon's launcher starts ranks, with a program that does nothing. */
@@ -236,9 +243,39 @@ static void check_disk(struct check *check, const struct site *site)
     cure(check, "make room, or name another directory: performerd --state DIR --runs DIR");
 }
 
-static void check_cuda(struct check *check)
+/* Cut out in place. */
+static const char *last_line(char *text)
 {
-    found(check, false, "not built");
+    size_t length = strlen(text);
+    while (length > 0 && text[length - 1] == '\n') text[--length] = '\0';
+    const char *before = strrchr(text, '\n');
+    return before ? before + 1 : text;
+}
+
+/* For launcher = "slurm", which a daemon on this host would call as this does. */
+static void check_slurm(struct check *check)
+{
+    const char *argv[] = {"squeue", "--me", "--noheader", "--format=%i", NULL};
+    struct command_result result;
+    struct fault fault;
+
+    enum status status = command_run(argv, SQUEUE_MS, &result, &fault);
+    if (status == ST_NOT_FOUND) {
+        found(check, false, "not installed");
+        return;
+    }
+    if (status != ST_OK) {
+        found(check, false, "%s", fault.text);
+        return;
+    }
+    if (result.exit_code == 0) {
+        int jobs = 0;
+        for (const char *c = result.output; *c; c++) jobs += *c == '\n';
+        found(check, true, "answers; jobs of yours: %d", jobs);
+        return;
+    }
+    found(check, false, "%s", last_line(result.output));
+    cure(check, "run it by hand and mend what it says: squeue --me");
 }
 
 /* ---- the verdict ---- */
@@ -275,7 +312,7 @@ static void print_json(const struct check *checks, size_t count, bool healthy)
 
 enum exit_code verb_doctor(const struct invocation *invocation)
 {
-    enum { DAEMON, LAUNCHER, WORKER, MPIRUN, CORES, MEMORY, DISK, CUDA, CHECKS };
+    enum { DAEMON, LAUNCHER, WORKER, MPIRUN, CORES, MEMORY, DISK, CUDA, SLURM, CHECKS };
     static struct check checks[CHECKS] = {
         [DAEMON] = {.name = "daemon", .needed = true},
         [LAUNCHER] = {.name = "launcher", .needed = true},
@@ -285,18 +322,19 @@ enum exit_code verb_doctor(const struct invocation *invocation)
         [MEMORY] = {.name = "memory", .needed = true},
         [DISK] = {.name = "disk", .needed = true},
         [CUDA] = {.name = "cuda"},
+        [SLURM] = {.name = "slurm"},
     };
     struct site site;
     bool healthy = true;
 
     check_daemon(invocation, &checks[DAEMON], &site);
     check_launcher(&checks[LAUNCHER]);
-    check_worker(&checks[WORKER]);
+    check_worker(&checks[WORKER], &checks[CUDA]);
     check_mpirun(&checks[MPIRUN]);
     check_cores(&checks[CORES]);
     check_memory(&checks[MEMORY]);
     check_disk(&checks[DISK], &site);
-    check_cuda(&checks[CUDA]);
+    check_slurm(&checks[SLURM]);
     for (size_t i = 0; i < CHECKS; i++) healthy = healthy && (checks[i].ok || !checks[i].needed);
     if (invocation_json(invocation))
         print_json(checks, CHECKS, healthy);

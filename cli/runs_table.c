@@ -29,9 +29,18 @@ static enum status ask(const struct invocation *invocation, bool all,
     return status;
 }
 
-static void run_row(struct table *table, const Performer__RunSummary *run, uint64_t now_ms)
+static bool are_of_several_users(const Performer__RunList *runs)
+{
+    for (size_t i = 1; i < runs->n_runs; i++)
+        if (strcmp(runs->runs[i]->user, runs->runs[0]->user) != 0) return true;
+    return false;
+}
+
+static void run_row(struct table *table, const Performer__RunSummary *run, bool with_user,
+                    uint64_t now_ms)
 {
     table_cell(table, STYLE_BOLD, "%s", run->id);
+    if (with_user) table_cell(table, STYLE_PLAIN, "%s", run->user);
     table_cell(table, STYLE_PLAIN, "%s", run->name);
     table_cell(table, style_of_state(run->state), "%s", run->state);
     table_cell(table, STYLE_PLAIN, "%llu/%llu", (unsigned long long)run->step,
@@ -43,13 +52,17 @@ static void run_row(struct table *table, const Performer__RunSummary *run, uint6
 
 void runs_print_table(const Performer__RunList *runs)
 {
-    static const char *const headers[] = {"ID", "NAME", "STATE", ">STEP", ">AGE", "REASON"};
+    static const char *const own[] = {"ID", "NAME", "STATE", ">STEP", ">AGE", "REASON"};
+    static const char *const all[] = {"ID", "USER", "NAME", "STATE", ">STEP", ">AGE", "REASON"};
+    const bool with_user = are_of_several_users(runs);
     struct terminal terminal;
     struct table table;
 
     terminal_probe(STDOUT_FILENO, &terminal);
-    table_init(&table, headers, sizeof headers / sizeof headers[0]);
-    for (size_t i = 0; i < runs->n_runs; i++) run_row(&table, runs->runs[i], clock_now_ms());
+    table_init(&table, with_user ? all : own,
+               with_user ? sizeof all / sizeof all[0] : sizeof own / sizeof own[0]);
+    for (size_t i = 0; i < runs->n_runs; i++)
+        run_row(&table, runs->runs[i], with_user, clock_now_ms());
     table_print(&table, stdout, &terminal);
     table_fini(&table);
 }

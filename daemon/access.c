@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/memory.h"
@@ -12,9 +13,12 @@
 
 enum { FILE_BYTES_MAX = 1 << 20, TOKEN_BYTES_MIN = 16, TOKEN_BYTES_MAX = 1024 };
 
+#define A_LINE "a line is a user, a token and, if it shall end, its last day"
+
 struct key {
     struct caller caller;
     char *token;
+    time_t until; /* 0: for ever */
 };
 
 struct access {
@@ -44,38 +48,55 @@ static bool is_member(const struct group *group, const char *user)
     return entry && entry->pw_gid == group->gr_gid;
 }
 
-/* Words of a line, split in place. Returns how many there are, of which the first two are given. */
-static int split(char *line, char *words[2])
+enum { WORD_USER, WORD_TOKEN, WORD_LAST_DAY, WORDS };
+
+/* Words of a line, split in place; NULL behind the last. Returns how many there are, which may be more. */
+static int split(char *line, char *words[WORDS])
 {
     int count = 0;
     char *rest = NULL;
+    memset(words, 0, WORDS * sizeof *words);
     for (char *word = strtok_r(line, " \t\r", &rest); word; word = strtok_r(NULL, " \t\r", &rest)) {
         if (count == 0 && word[0] == '#') return 0;
-        if (count < 2) words[count] = word;
+        if (count < WORDS) words[count] = word;
         count++;
     }
     return count;
 }
 
+/* The first second, by UTC, after the day that the text names. */
+static bool end_of_day(const char *text, time_t *end)
+{
+    struct tm day = {0};
+    const char *rest = strptime(text, "%Y-%m-%d", &day);
+    if (!rest || *rest != '\0') return false;
+    const int told = day.tm_mday;
+    *end = timegm(&day) + 24 * 60 * 60;
+    return day.tm_mday == told; /* the 31st of a shorter month is another day */
+}
+
 static enum status take_line(struct access *access, const char *path, int number, char *line,
                              struct fault *fault)
 {
-    char *words[2];
+    char *words[WORDS];
     int count = split(line, words);
     if (count == 0) return ST_OK;
-    if (count != 2)
-        return fault_set(fault, ST_INVALID, "%s:%d: a line is a user and a token", path, number);
-    size_t length = strlen(words[1]);
+    if (count < 2 || count > WORDS)
+        return fault_set(fault, ST_INVALID, "%s:%d: " A_LINE, path, number);
+    struct key key = {.token = words[WORD_TOKEN]};
+    size_t length = strlen(key.token);
     if (length < TOKEN_BYTES_MIN || length > TOKEN_BYTES_MAX)
         return fault_set(fault, ST_INVALID,
                          "%s:%d: the token of %.40s has %zu bytes: %d to %d are taken; "
                          "openssl rand -hex 16 makes a good one",
-                         path, number, words[0], length, TOKEN_BYTES_MIN, TOKEN_BYTES_MAX);
-    if (strlen(words[0]) >= USER_SIZE)
+                         path, number, words[WORD_USER], length, TOKEN_BYTES_MIN, TOKEN_BYTES_MAX);
+    if (strlen(words[WORD_USER]) >= USER_SIZE)
         return fault_set(fault, ST_INVALID, "%s:%d: a user's name has at most %d bytes", path,
                          number, USER_SIZE - 1);
-    struct key key = {.token = words[1]};
-    text_copy(key.caller.user, sizeof key.caller.user, words[0]);
+    if (words[WORD_LAST_DAY] && !end_of_day(words[WORD_LAST_DAY], &key.until))
+        return fault_set(fault, ST_INVALID, "%s:%d: %.40s is no day such as 2027-12-31", path,
+                         number, words[WORD_LAST_DAY]);
+    text_copy(key.caller.user, sizeof key.caller.user, words[WORD_USER]);
     access->keys = memory_grow(access->keys, (access->key_count + 1) * sizeof key);
     access->keys[access->key_count++] = key;
     return ST_OK;
@@ -89,8 +110,7 @@ static enum status read_tokens(struct access *access, const char *path, struct f
     for (int number = 1; status == ST_OK && (line = strsep(&rest, "\n")); number++)
         status = take_line(access, path, number, line, fault);
     if (status == ST_OK && access->key_count == 0)
-        status =
-            fault_set(fault, ST_INVALID, "%s names no user: a line is a user and a token", path);
+        status = fault_set(fault, ST_INVALID, "%s names no user: " A_LINE, path);
     return status == ST_OK ? ST_OK : fault_wrap(fault, "--token-file");
 }
 
@@ -145,7 +165,7 @@ enum status access_identify(const struct access *access, const struct peer *peer
 {
     if (token[0] != '\0') {
         const struct key *key = find_key(access, token);
-        if (!key) return ST_NOT_PERMITTED;
+        if (!key || (key->until != 0 && time(NULL) >= key->until)) return ST_NOT_PERMITTED;
         *caller = key->caller;
         return ST_OK;
     }

@@ -5,9 +5,9 @@
  * Who asks. A connection over a socket of this machine proves a uid: the daemon's own and root's are served. Anybody else
  * shows a token with each request, and the token file says whose it is:
  *
- *   # user  token, of 16 bytes or more
+ *   # user  token, of 16 bytes or more  its last day, by UTC; none: it does not end
  *   alice   5f0c...
- *   bob     91d2...
+ *   bob     91d2...                     2027-12-31
  *
  * A user may have several. The file is read at the start alone.
  */
@@ -43,7 +43,8 @@ enum status access_open(const char *token_file, const char *admin_group, struct 
                         struct fault *fault);
 void access_close(struct access *access);
 
-/* "" is no token. ST_NOT_PERMITTED: neither the peer nor the token is known; nothing tells which. */
+/* "" is no token. ST_NOT_PERMITTED: neither the peer nor the token is known, or its last day is over; nothing tells
+ * which. */
 enum status access_identify(const struct access *access, const struct peer *peer, const char *token,
                             struct caller *caller);
 

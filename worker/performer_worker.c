@@ -113,7 +113,8 @@ static int parse_arguments(int argc, char **argv, struct invocation *invocation)
             printf("%s%s", usage_text, help_text);
             return EXIT_SUCCESS;
         case VERSION:
-            printf("performer-worker %s\n", PERFORMERD_VERSION);
+            printf("performer-worker %s\ncuda: %s\n", PERFORMERD_VERSION,
+                   backend_find("cuda") ? "there is a device" : backend_why_not("cuda"));
             return EXIT_SUCCESS;
         default:
             fputs(usage_text, stderr);

@@ -651,7 +651,7 @@ Test(verbs, doctor_says_what_fails_and_the_cure)
     must_say(ran.out, "FAILS");
     must_say(ran.out, NOWHERE);
     must_say(ran.out, "cuda");
-    must_say(ran.out, "not built");
+    must_say(ran.out, "slurm");
 }
 
 Test(verbs, doctor_looks_at_the_disk_of_the_runs_too)

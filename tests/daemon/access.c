@@ -2,6 +2,7 @@
 
 #include <grp.h>
 #include <pwd.h>
+#include <time.h>
 
 #include "tests/daemon/scratch.h"
 
@@ -54,6 +55,36 @@ Test(access, users_are_known_by_their_tokens)
         cr_assert_str_eq(user_of(&network, wrong[i]), "", "%s", wrong[i]);
 }
 
+static const char *day_text(int days_from_now)
+{
+    static char text[16];
+    const time_t at = time(NULL) + days_from_now * 86400;
+    strftime(text, sizeof text, "%Y-%m-%d", gmtime(&at));
+    return text;
+}
+
+Test(access, a_token_is_good_through_its_last_day)
+{
+    static const struct {
+        int days;
+        const char *user;
+    } cases[] = {{-2, ""}, {-1, ""}, {0, "alice"}, {1, "alice"}, {400, "alice"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char line[100], day[16];
+        const char *user;
+        do { /* again where a day has ended meanwhile */
+            access_close(opened);
+            opened = NULL;
+            snprintf(day, sizeof day, "%s", day_text(cases[i].days));
+            snprintf(line, sizeof line, "alice 0123456789abcdef %s\nbob fedcba9876543210\n", day);
+            cr_assert_eq(open_tokens(line, NULL), ST_OK, "%s", fault.text);
+            user = user_of(&network, "0123456789abcdef");
+        } while (strcmp(day, day_text(cases[i].days)) != 0);
+        cr_assert_str_eq(user, cases[i].user, "%d", cases[i].days);
+        cr_assert_str_eq(user_of(&network, "fedcba9876543210"), "bob");
+    }
+}
+
 Test(access, a_socket_proves_the_daemons_user_and_root)
 {
     cr_assert_eq(access_open(NULL, NULL, &opened, &fault), ST_OK);
@@ -102,7 +133,10 @@ Test(access, what_will_not_do_is_refused_with_place_and_cure)
         const char *word;
     } rows[] = {
         {"alice 0123456789abcdef\nbob\n", "tokens:2:"},
-        {"alice 0123456789abcdef extra\n", "tokens:1:"},
+        {"alice 0123456789abcdef extra\n", "tokens:1: extra is no day"},
+        {"alice 0123456789abcdef 2027-02-30\n", "no day such as"},
+        {"alice 0123456789abcdef 2027-12-31x\n", "no day such as"},
+        {"alice 0123456789abcdef 2027-12-31 more\n", "tokens:1: a line is"},
         {"\nalice short\n", "tokens:2:"},
         {"alice short\n", "openssl rand"},
         {"# nobody\n", "names no user"},

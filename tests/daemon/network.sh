@@ -135,6 +135,10 @@ PERFORMERD_TOKEN=$bob ctl 6 "r1 belongs to alice" describe r1
 PERFORMERD_TOKEN=$bob ctl 6 "r1 belongs to alice" logs r1
 PERFORMERD_TOKEN=$bob ctl 6 "r1 belongs to alice" kill r1
 PERFORMERD_TOKEN=$bob ctl 0 '"user":"alice"' list --all --json
+! "$bin/performerctl" list --all | grep -q USER || fail "a column of users where there is but one"
+PERFORMERD_TOKEN=$bob ctl 0 "" submit "$work/job.toml" --set job.name=bobs
+ctl 0 "USER" list --all
+grep -qE "^r1 +alice " "$work/out" && grep -qE "^r2 +bob " "$work/out" || fail "list says not whose the runs are"
 token=$(sed -n s/PERFORMERD_TOKEN=//p "$attempt/environment")
 PERFORMERD_TOKEN=$token ctl 6 "does not know you" list
 PERFORMERD_TOKEN=$token ctl 6 "does not know you" kill r1

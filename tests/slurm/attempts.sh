@@ -5,6 +5,8 @@
 . "$(dirname "$0")/cluster.sh"
 . "$(dirname "$0")/job.sh"
 
+[[ $(ctl doctor) == *"ok    slurm     answers; jobs of yours: 0"* ]] || fail "doctor does not see Slurm: $(ctl doctor)"
+
 note "two ranks on two nodes train what two ranks here do"
 run=$(submit --set resources.slurm.nodes=2)
 here=$(submit --set resources.launcher=local)
