@@ -47,8 +47,10 @@ struct rank {
     char attempt_directory[3072]; /* with a daemon */
     Performer__Plan *plan;
     struct jobspec spec;
-    struct collective *collective;
+    const struct backend *backend;
     struct uplink *uplink;
+    struct collective *launched; /* over MPI, by which ranks meet that sum over NCCL; else NULL */
+    struct collective *collective;
     struct training *training;
 };
 
@@ -226,16 +228,15 @@ static enum status open_uplink(struct rank *rank, struct fault *fault)
 }
 
 /* As the command line says, or else the job: "auto" is the GPU where there is one. Which it was, training-started tells. */
-static enum status pick_backend(const struct rank *rank, const struct backend **backend,
-                                struct fault *fault)
+static enum status pick_backend(struct rank *rank, struct fault *fault)
 {
     const enum device device = rank->spec.resources.device;
     const char *name = rank->invocation->backend;
     if (!name) name = device == DEVICE_CPU ? "cpu" : "cuda";
-    *backend = backend_find(name);
-    if (!*backend && !rank->invocation->backend && device == DEVICE_AUTO)
-        *backend = backend_find("cpu");
-    if (*backend) return ST_OK;
+    rank->backend = backend_find(name);
+    if (!rank->backend && !rank->invocation->backend && device == DEVICE_AUTO)
+        rank->backend = backend_find("cpu");
+    if (rank->backend) return ST_OK;
     return fault_set(
         fault, ST_UNSUPPORTED,
         "resources.device = \"%s\" on this machine: %s; set \"cpu\" or \"auto\", or ask for "
@@ -243,22 +244,74 @@ static enum status pick_backend(const struct rank *rank, const struct backend **
         device_text(device), backend_why_not(name));
 }
 
+static enum status meet_by_daemon(void *context, char text[RENDEZVOUS_SIZE], struct fault *fault)
+{
+    return uplink_meet(context, text, RENDEZVOUS_SIZE, fault);
+}
+
+static enum status meet_by_mpi(void *context, char text[RENDEZVOUS_SIZE], struct fault *fault)
+{
+    char(*texts)[RENDEZVOUS_SIZE] = calloc((size_t)collective_ranks(context), sizeof *texts);
+    if (!texts) return fault_set(fault, ST_NO_MEMORY, "no memory to meet the other ranks");
+    enum status status = collective_gather(context, text, sizeof *texts, texts, fault);
+    if (status == ST_OK) memcpy(text, texts[0], sizeof *texts);
+    free(texts);
+    return status;
+}
+
+static enum status join_nobody(struct rank *rank, struct fault *fault)
+{
+    enum status status = collective_single(&rank->collective);
+    if (status != ST_OK) fault_set(fault, status, "no memory to begin");
+    return status;
+}
+
+/* The plan says how many ranks there are, so that they need no MPI where GPUs sum. */
+static enum status join_by_plan(struct rank *rank, struct fault *fault)
+{
+    const struct rendezvous rendezvous = {(int)rank->number, (int)rank->plan->ranks, rank->uplink,
+                                          meet_by_daemon};
+    if (rank->number >= rank->plan->ranks)
+        return fault_set(fault, ST_INVALID, "the plan is for %u ranks, but there is a rank %u",
+                         rank->plan->ranks, rank->number);
+    if (rank->plan->ranks == 1) return join_nobody(rank, fault);
+    return collective_nccl(&rendezvous, &rank->collective, fault);
+}
+
+static enum status join_by_mpi(struct rank *rank, int *argc, char ***argv, struct fault *fault)
+{
+    enum status status = collective_mpi(argc, argv, &rank->launched, fault);
+    if (status != ST_OK) return status;
+    const struct rendezvous rendezvous = {collective_rank(rank->launched),
+                                          collective_ranks(rank->launched), rank->launched,
+                                          meet_by_mpi};
+    return collective_nccl(&rendezvous, &rank->collective, fault);
+}
+
+/* GPUs sum what GPUs hold. */
+static enum status join_ranks(struct rank *rank, int *argc, char ***argv, struct fault *fault)
+{
+    const bool on_gpus = strcmp(rank->backend->name, "cuda") == 0;
+    if (!on_gpus || !collective_launched_rank())
+        return collective_join(argc, argv, &rank->collective, fault);
+    return rank->plan ? join_by_plan(rank, fault) : join_by_mpi(rank, argc, argv, fault);
+}
+
 static enum status train(struct rank *rank, int *argc, char ***argv, struct fault *fault)
 {
     enum status status = ST_OK;
     if (rank->invocation->plan) status = read_plan(rank, fault);
     if (status == ST_OK) status = load_job(rank, fault);
-    if (status == ST_OK) status = collective_join(argc, argv, &rank->collective, fault);
     if (status == ST_OK) status = open_uplink(rank, fault);
-    const struct backend *backend;
-    if (status == ST_OK) status = pick_backend(rank, &backend, fault);
+    if (status == ST_OK) status = pick_backend(rank, fault);
+    if (status == ST_OK) status = join_ranks(rank, argc, argv, fault);
     if (status != ST_OK) return status;
 
     const struct training_setup setup = {
         .spec = &rank->spec,
         .plan = rank->plan,
         .directory = rank->plan ? rank->plan->directory : rank->invocation->output,
-        .backend = backend,
+        .backend = rank->backend,
         .collective = rank->collective,
         .uplink = rank->uplink,
         .stop_asked = stop_asked,
@@ -339,11 +392,13 @@ static int finish(struct rank *rank, enum status status, const struct fault *fau
     say_last_words(rank, &end);
     const int exit_code = end.status == ST_OK ? EXIT_SUCCESS : EXIT_STATUS + (int)end.status;
     /* Before anything is freed: messages to and from the gradients may be under way. */
-    if (!others_know) collective_abandon(rank->collective, exit_code);
+    if (!others_know)
+        collective_abandon(rank->collective ? rank->collective : rank->launched, exit_code);
     training_close(training);
     if (rank->plan) performer__plan__free_unpacked(rank->plan, NULL);
     jobspec_free(&rank->spec);
     collective_close(rank->collective);
+    collective_close(rank->launched);
     return exit_code;
 }
 
@@ -360,6 +415,7 @@ int main(int argc, char **argv)
     snprintf(context, sizeof context, "rank %u", rank.number);
     log_context(context);
     settle_signals();
+    collective_nccl_settings();
 
     struct fault fault = {0};
     enum status status = invocation.plan ? open_log(&rank, &fault) : ST_OK;

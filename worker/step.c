@@ -53,6 +53,12 @@ int gradient_buffers(int64_t count)
     return most + 1;
 }
 
+/* Where the host sums, it is about to read what operations write. */
+static enum status sync_for_host(struct training *t)
+{
+    return collective_on_host(t->setup.collective) ? t->setup.backend->sync(&t->stream) : ST_OK;
+}
+
 static void fold_bucket(void *context, int bucket)
 {
     struct folding *folding = context;
@@ -67,7 +73,7 @@ static void fold_bucket(void *context, int bucket)
         gradient = before;
     }
     if (!folding->last || folding->status != ST_OK) return;
-    folding->status = t->setup.backend->sync(&t->stream); /* the host is about to read it */
+    folding->status = sync_for_host(t);
     if (folding->status == ST_OK)
         folding->status =
             collective_sum_start(t->setup.collective, gradient, at->count, folding->fault);
@@ -78,7 +84,7 @@ static void move_buckets(void *context)
     struct folding *folding = context;
     struct training *t = folding->training;
     if (!folding->last || folding->status != ST_OK) return;
-    folding->status = t->setup.backend->sync(&t->stream);
+    folding->status = sync_for_host(t);
     if (folding->status == ST_OK)
         folding->status = collective_progress(t->setup.collective, folding->fault);
 }
@@ -149,9 +155,8 @@ static enum status reduce(struct training *t, uint64_t step, struct control *con
     control->heard_count =
         (uint32_t)uplink_wanted(t->setup.uplink, control->heard, ORDERS_HEARD_MAX);
 
-    enum status status = collective_finish(t->setup.collective, fault);
-    if (status != ST_OK) return status;
-    status = collective_gather(t->setup.collective, control, sizeof *control, t->records, fault);
+    enum status status =
+        collective_gather(t->setup.collective, control, sizeof *control, t->records, fault);
     if (status != ST_OK) return status;
 
     const int ranks = collective_ranks(t->setup.collective);

@@ -106,10 +106,11 @@ static const struct backend table = {
     .sync = cuda_sync,
 };
 
-/* Ranks of one machine share out its devices; under Slurm each is shown its own alone. */
+/* Ranks of one machine share out its devices; where Slurm shows each its own alone, that is the one. */
 static int device_of_rank(int count)
 {
     const char *rank = getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+    if (!rank) rank = getenv("SLURM_LOCALID");
     return rank && count > 0 ? (int)(strtoul(rank, NULL, 10) % (unsigned long)count) : 0;
 }
 

@@ -1,8 +1,10 @@
 /*
- * Sums over ranks, to be run under mpirun: exact where every value is a small whole number, the bits of the
- * tree where ranks are a power of two, whatever the counts and however many sums are under way.
+ * Sums over ranks, to be run under mpirun, as RANKS or RANKS nccl: exact where every value is a small whole number, the same
+ * bits on all ranks, and over MPI those of the tree where ranks are a power of two, whatever the counts and however many
+ * sums are under way.
  */
 
+#include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kernels/backend.h"
 #include "worker/collective.h"
 
 enum { RANKS_MAX = 16 };
@@ -60,8 +63,9 @@ static void run_sums(struct collective *collective, float *values[SUMS], value_o
 {
     const int rank = collective_rank(collective);
     struct fault fault;
-    for (int sum = 0; sum < SUMS; sum++) {
+    for (int sum = 0; sum < SUMS; sum++)
         for (int64_t i = 0; i < counts[sum]; i++) values[sum][i] = value(rank, sum, i);
+    for (int sum = 0; sum < SUMS; sum++) {
         must(collective_sum_start(collective, values[sum], counts[sum], &fault), &fault);
         for (int turn = 0; turn < (rank + sum) % 3; turn++)
             must(collective_progress(collective, &fault), &fault);
@@ -92,6 +96,29 @@ static void check_bits(int ranks, float *values[SUMS])
                    sum, (int)i);
         }
     EXPECT(ranks < 4 || differs_from_a_line > 0, "these values cannot tell a tree from a line");
+}
+
+/* One sum after the other, in double; and whether all ranks have the same. */
+static void check_close(struct collective *collective, float *values[SUMS])
+{
+    enum { SHOWN = 7 }; /* a sum that is told to all ranks */
+    const int ranks = collective_ranks(collective);
+    for (int sum = 0; sum < SUMS; sum++)
+        for (int64_t i = 0; i < counts[sum]; i++) {
+            double expected = 0.0;
+            for (int rank = 0; rank < ranks; rank++) expected += (double)fraction(rank, sum, i);
+            EXPECT(fabs((double)values[sum][i] - expected) <= 1e-6 * expected,
+                   "sum %d, element %d: %.9g, not %.9g", sum, (int)i, (double)values[sum][i],
+                   expected);
+        }
+    const size_t bytes = (size_t)counts[SHOWN] * sizeof(float);
+    char *all = malloc((size_t)ranks * bytes);
+    struct fault fault;
+    must(collective_gather(collective, values[SHOWN], bytes, all, &fault), &fault);
+    for (int rank = 1; rank < ranks; rank++)
+        EXPECT(memcmp(all, all + (size_t)rank * bytes, bytes) == 0,
+               "rank %d has other bits than rank 0", rank);
+    free(all);
 }
 
 static void check_gather(struct collective *collective)
@@ -145,17 +172,45 @@ static void check_rest(struct collective *collective)
     if (is_last) unlink(path);
 }
 
+static enum status meet(void *context, char text[RENDEZVOUS_SIZE], struct fault *fault)
+{
+    char texts[RANKS_MAX][RENDEZVOUS_SIZE];
+    enum status status = collective_gather(context, text, sizeof texts[0], texts, fault);
+    if (status == ST_OK) memcpy(text, texts[0], sizeof texts[0]);
+    return status;
+}
+
+/* launched: the ranks over MPI, where they sum over NCCL; else NULL */
+static void join(int *argc, char ***argv, bool nccl, struct collective **launched,
+                 struct collective **collective)
+{
+    struct fault fault;
+    *launched = NULL;
+    must(collective_join(argc, argv, nccl ? launched : collective, &fault), &fault);
+    if (!nccl) return;
+    const struct rendezvous rendezvous = {collective_rank(*launched), collective_ranks(*launched),
+                                          *launched, meet};
+    must(collective_nccl(&rendezvous, collective, &fault), &fault);
+}
+
 int main(int argc, char **argv)
 {
     const int expected_ranks = argc > 1 ? atoi(argv[1]) : 1;
-    struct collective *collective;
-    struct fault fault;
-    must(collective_join(&argc, &argv, &collective, &fault), &fault);
+    const bool nccl = argc > 2;
+    const char *library = expected_ranks == 1 && !nccl ? "" : nccl ? "NCCL " : "Open MPI ";
+    const struct backend *backend = backend_find(nccl ? "cuda" : "cpu");
+    struct collective *launched, *collective;
+    struct fault fault = {.text = "no memory"};
+    join(&argc, &argv, nccl, &launched, &collective);
     const int ranks = collective_ranks(collective);
     EXPECT(ranks == expected_ranks, "%d ranks, not %d", ranks, expected_ranks);
 
     float *values[SUMS];
-    for (int sum = 0; sum < SUMS; sum++) values[sum] = calloc((size_t)counts[sum], sizeof(float));
+    for (int sum = 0; sum < SUMS; sum++) {
+        void *memory;
+        must(backend->memory_new((size_t)counts[sum] * sizeof(float), &memory), &fault);
+        values[sum] = memory;
+    }
     must(collective_reserve(collective, 1), &fault);
     must(collective_reserve(collective, SUMS), &fault);
     must(collective_reserve(collective, 2), &fault);
@@ -164,15 +219,18 @@ int main(int argc, char **argv)
         check_whole(ranks, values);
     }
     run_sums(collective, values, fraction);
-    if ((ranks & (ranks - 1)) == 0) check_bits(ranks, values);
+    if (!nccl && (ranks & (ranks - 1)) == 0) check_bits(ranks, values);
+    check_close(collective, values);
     check_gather(collective);
-    check_allreduce(collective, values);
-    check_rest(collective);
-    EXPECT((ranks > 1) == (strncmp(collective_library(collective), "Open MPI ", 9) == 0) ||
-               ranks == 1,
-           "library \"%s\"", collective_library(collective));
+    if (!nccl) {
+        check_allreduce(collective, values);
+        check_rest(collective);
+    }
+    EXPECT(strncmp(collective_library(collective), library, strlen(library)) == 0, "library \"%s\"",
+           collective_library(collective));
 
-    for (int sum = 0; sum < SUMS; sum++) free(values[sum]);
+    for (int sum = 0; sum < SUMS; sum++) backend->memory_free(values[sum]);
     collective_close(collective);
+    collective_close(launched);
     return failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }
