@@ -13,7 +13,7 @@
 namespace cudashim
 {
 enum class Fault {
-    Device,   /* "device": a call of the runtime finds the device ruined */
+    Device,   /* "device": a launch finds the device ruined */
     Kill,     /* "kill": the process dies in a collective, half of it told to the others */
     Mismatch, /* "mismatch": a collective is one of another size than was asked for */
 };

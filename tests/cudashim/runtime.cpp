@@ -104,7 +104,6 @@ cudaError_t call_enter()
         if (device.failure_sticks) device.sticky = device.failure;
         return fail(device.failure);
     }
-    if (fault_strikes(Fault::Device)) device.sticky = cudaErrorECCUncorrectable;
     return fail(device.sticky);
 }
 
@@ -231,6 +230,7 @@ static bool launch_allowed(const cudaLaunchConfig_t &config, int shared_bytes_ma
 cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
                    std::function<void()> thread)
 {
+    if (fault_strikes(Fault::Device)) device.sticky = cudaErrorECCUncorrectable;
     if (cudaError_t error = call_enter()) return error;
     const auto asked = device.shared_bytes.find(kernel);
     const int shared_bytes =
