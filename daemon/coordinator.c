@@ -179,6 +179,8 @@ static void plan_attempt(const struct scene *scene)
     collect_applied(scene, effect);
     effect->set_aside = run->aside;
     effect->set_aside_count = run->aside_count;
+    effect->rewinds = run->rewinds;
+    effect->rewind_count = run->rewind_count;
 }
 
 static bool restart_due(const struct scene *scene)

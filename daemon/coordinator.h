@@ -18,7 +18,8 @@
  *   4. no more attempts than its restarts and one have ended by the causes of a budget since the newest requeue
  *   5. an order is applied at one step; a final run has none pending, and one to stop only a run that is STOPPING
  *   6. sequence numbers of a rank grow
- *   7. a run comes after, and is forked from, earlier ones alone, and has begun only where all of them have succeeded
+ *   7. rewinds that hold are in order of number, step and draw
+ *   8. a run comes after, and is forked from, earlier ones alone, and has begun only where all of them have succeeded
  *
  * All runs that ever were are held in memory, about 1 KiB each.
  */

@@ -321,6 +321,21 @@ static void forget_aside(struct run *run, uint64_t step)
     run->aside_count = kept;
 }
 
+/* One that went back to an earlier step, or to the same, undoes those before it. */
+static void apply_rewound(struct coordinator *coordinator, struct run *run,
+                          const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    const struct rewind *rewind = &record->rewound.rewind;
+    while (run->rewind_count > 0 && run->rewinds[run->rewind_count - 1].step >= rewind->step)
+        run->rewind_count--;
+    run->rewinds = memory_grow(run->rewinds, (run->rewind_count + 1) * sizeof *rewind);
+    run->rewinds[run->rewind_count++] = *rewind;
+    run->saved_step = rewind->step;
+    while (run->aside_count > 0 && run->aside[run->aside_count - 1] > rewind->step)
+        run->aside_count--;
+}
+
 static void apply_checkpoint_saved(struct coordinator *coordinator, struct run *run,
                                    const struct record *record, uint64_t now_ms)
 {
@@ -412,6 +427,18 @@ static const char *check_fork(const struct run *run)
     return run->forked_from >= run->number ? "a run was forked from a later one" : NULL;
 }
 
+static const char *check_rewinds(const struct run *run)
+{
+    for (size_t i = 0; i < run->rewind_count; i++) {
+        const struct rewind *rewind = &run->rewinds[i];
+        if (i > 0 && (rewind[-1].number >= rewind->number || rewind[-1].step >= rewind->step ||
+                      rewind[-1].draw >= rewind->draw))
+            return "rewinds are not in order";
+        if (rewind->step < run->forked_step) return "a fork goes back to before its beginning";
+    }
+    return NULL;
+}
+
 static const char *check_after(const struct coordinator *coordinator, const struct run *run)
 {
     for (size_t i = 0; i < run->after_count; i++) {
@@ -457,6 +484,7 @@ const char *coordinator_check_run(const struct coordinator *coordinator, const s
     const char *flaw = check_after(coordinator, run);
     if (!flaw) flaw = check_fork(run);
     if (!flaw) flaw = check_attempt(run);
+    if (!flaw) flaw = check_rewinds(run);
     return flaw ? flaw : check_orders(coordinator, run);
 }
 

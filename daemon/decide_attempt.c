@@ -70,11 +70,11 @@ static enum attempt_cause cause_in_context(const struct run *run, const struct e
     enum attempt_cause cause = evidence->cause;
     assert(cause != CAUSE_NONE);
     if (run->stop == STOP_KILL) {
-        bool other = attempt_cause_restarts(cause) || cause == CAUSE_JOB_CANCELLED;
+        bool other = run_restarts_after(run, cause) || cause == CAUSE_JOB_CANCELLED;
         return other ? CAUSE_KILLED : cause;
     }
     bool unasked = run->stop == STOP_NONE && (cause == CAUSE_CANCELLED || cause == CAUSE_KILLED);
-    if (run->attempt.stalled_rank >= 0 && (unasked || attempt_cause_restarts(cause)))
+    if (run->attempt.stalled_rank >= 0 && (unasked || run_restarts_after(run, cause)))
         return CAUSE_HANG; /* it was told to end for that */
     if (run->stop == STOP_NONE && cause == CAUSE_CANCELLED) return CAUSE_PREEMPTED;
     if (run->stop != STOP_NONE && has_nothing_unsaved(run, evidence))
@@ -126,6 +126,21 @@ static bool sets_aside(const struct run *run, struct record_attempt_ended *ended
     return true;
 }
 
+enum { DRAW_MAX = INT32_MAX }; /* a worker of ours comes nowhere near */
+
+/* The same. */
+static bool goes_back(const struct run *run, const struct evidence *evidence,
+                      struct record_attempt_ended *ended)
+{
+    if (ended->cause != CAUSE_DIVERGED || !run->facts.goes_back || !evidence->goes_back)
+        return false;
+    if (evidence->rewind_step < run->forked_step || evidence->rewind_step > run->facts.steps ||
+        evidence->draw >= DRAW_MAX)
+        return false; /* no worker of ours says so */
+    ended->fruitless = ended->stillborn = 0;
+    return true;
+}
+
 static bool spent_all(const struct run *run, enum restart_budget budget)
 {
     return run->spent[budget] >= run_restarts_max(run, budget);
@@ -145,7 +160,7 @@ static enum run_state state_after(const struct run *run, const struct record_att
         return RUN_CANCELLED;
     if (run->stop == STOP_CANCEL)
         return RUN_FAILED; /* the checkpoint that cancel promises is not there */
-    if (cause != CAUSE_PAUSED && !attempt_cause_restarts(cause)) return RUN_FAILED;
+    if (cause != CAUSE_PAUSED && !run_restarts_after(run, cause)) return RUN_FAILED;
     if (ended->counted && spent_all(run, attempt_cause_budget(cause))) return RUN_FAILED;
     if (ended->counted && comes_no_further(ended)) return RUN_FAILED;
     if (run->stop == STOP_NONE) return RUN_RESTARTING;
@@ -207,6 +222,31 @@ static void set_aside(const struct scene *scene, uint64_t step)
                STILLBORN_ATTEMPTS_MAX, step);
 }
 
+/* 0: none was told. */
+static uint64_t highest_draw(const struct run *run)
+{
+    uint64_t highest = run->draw_count > 0 ? run->draws[run->draw_count - 1].draw : 0;
+    const struct rewind *newest =
+        run->rewind_count > 0 ? &run->rewinds[run->rewind_count - 1] : NULL;
+    return newest && newest->draw > highest ? newest->draw : highest;
+}
+
+/* Features that the run has never used: what it met on its way to the divergence comes again with others. */
+static void go_back(const struct scene *scene, const struct evidence *evidence)
+{
+    const struct run *run = scene->run;
+    uint64_t draw = highest_draw(run), before = 0;
+    if (evidence->draw > draw) draw = evidence->draw;
+    if (run->rewind_count > 0) before = run->rewinds[run->rewind_count - 1].number;
+    const struct rewind rewind = {
+        .number = before + 1, .step = evidence->rewind_step, .draw = draw + 1};
+    scene_record(scene, RECORD_REWOUND)->rewound.rewind = rewind;
+    scene_note(scene, NOTE_REWOUND, rewind.step,
+               "diverged after step %" PRIu64 ": goes back to step %" PRIu64
+               " and draws features number %" PRIu64,
+               evidence->step, rewind.step, rewind.draw);
+}
+
 /* `counts`: an end by a cause that restarts takes from its budget. */
 static void end_attempt(const struct scene *scene, const struct evidence *evidence, bool counts)
 {
@@ -217,9 +257,9 @@ static void end_attempt(const struct scene *scene, const struct evidence *eviden
     const char *text = clean->text[0] != '\0' ? clean->text : attempt_cause_words(cause);
     struct record_attempt_ended ended = end_counted(
         run, cause,
-        counts && attempt_cause_restarts(cause) && run->attempt.number > run->requeued_attempt);
+        counts && run_restarts_after(run, cause) && run->attempt.number > run->requeued_attempt);
     ended.evidence = clean;
-    bool aside = sets_aside(run, &ended);
+    bool aside = sets_aside(run, &ended), back = goes_back(run, clean, &ended);
     enum run_state next = state_after(run, &ended);
 
     scene_record(scene, RECORD_ATTEMPT_ENDED)->attempt_ended = ended;
@@ -228,6 +268,7 @@ static void end_attempt(const struct scene *scene, const struct evidence *eviden
     scene_note(scene, good ? NOTE_ATTEMPT_ENDED : NOTE_ATTEMPT_FAILED, run_step_now(run),
                "attempt %" PRIu32 ", %s: %s", run->attempt.number, attempt_cause_name(cause), text);
     if (aside && !run_state_is_final(next)) set_aside(scene, ended.stillborn_step);
+    if (back && !run_state_is_final(next)) go_back(scene, clean);
     if (next == RUN_PAUSED || next == RUN_QUEUED)
         scene_record(scene, RECORD_STOP_REQUESTED)->stop_requested.stop = STOP_NONE;
     scene_move(scene, next, end_words(scene, next, &ended, text));

@@ -48,6 +48,8 @@ struct effect {
     size_t applied_count;
     const uint64_t *set_aside; /* (set_aside_count), steps of checkpoints that are passed over */
     size_t set_aside_count;
+    const struct rewind *rewinds; /* (rewind_count), those that hold */
+    size_t rewind_count;
     /* EFFECT_SIGNAL */
     int signal;
     /* EFFECT_RESCUE */

@@ -107,6 +107,18 @@ static enum status ensure_job(const struct driver *driver, uint64_t run, const c
     return status;
 }
 
+static void plan_rewinds(const struct effect *effect, Performer__Rewind *rewinds,
+                         Performer__Rewind **list)
+{
+    for (size_t i = 0; i < effect->rewind_count; i++) {
+        performer__rewind__init(&rewinds[i]);
+        rewinds[i].number = effect->rewinds[i].number;
+        rewinds[i].step = effect->rewinds[i].step;
+        rewinds[i].draw = effect->rewinds[i].draw;
+        list[i] = &rewinds[i];
+    }
+}
+
 static enum status write_plan(const struct effect *effect, const struct launch_order *order,
                               struct fault *fault)
 {
@@ -131,6 +143,11 @@ static enum status write_plan(const struct effect *effect, const struct launch_o
     plan.first_step = effect->fork_step;
     plan.n_set_aside = effect->set_aside_count;
     plan.set_aside = (uint64_t *)effect->set_aside;
+    Performer__Rewind *rewinds = memory_zeroed(effect->rewind_count, sizeof *rewinds);
+    Performer__Rewind **rewind_list = memory_zeroed(effect->rewind_count, sizeof *rewind_list);
+    plan_rewinds(effect, rewinds, rewind_list);
+    plan.n_rewinds = effect->rewind_count;
+    plan.rewinds = rewind_list;
 
     size_t size = performer__plan__get_packed_size(&plan);
     uint8_t *bytes = memory_grow(NULL, size);
@@ -139,6 +156,8 @@ static enum status write_plan(const struct effect *effect, const struct launch_o
     snprintf(path, sizeof path, "%s/plan", order->attempt_directory);
     enum status status = durable_write(path, bytes, size, fault);
     free(bytes);
+    free(rewind_list);
+    free(rewinds);
     free(applied_list);
     free(applied);
     return status;

@@ -31,6 +31,8 @@ struct rank_end {
     bool stopped;
     uint64_t step;
     int64_t time_ms;
+    bool goes_back;
+    uint64_t rewind_step, draw;
     char text[300];
     char host[256];
 };
@@ -86,15 +88,19 @@ static bool read_end(const char *directory, uint32_t rank, struct rank_end *end)
     char name[64];
     snprintf(name, sizeof name, "rank-%u.end.json", rank);
     json_t *object = read_json(directory, name);
-    int stopped = 0;
-    json_int_t step = 0, time_ms = 0;
+    int stopped = 0, goes_back = 0;
+    json_int_t step = 0, time_ms = 0, rewind_step = 0, draw = 0;
     const char *text = "", *host = "";
     *end = (struct rank_end){.rank = rank};
-    int bad = json_unpack(object, "{s:i, s?b, s?I, s?I, s?s, s?s}", "status_code", &end->status,
-                          "stopped", &stopped, "step", &step, "time_ms", &time_ms, "text", &text,
-                          "host", &host);
+    int bad = json_unpack(object, "{s:i, s?b, s?I, s?I, s?s, s?s, s?b, s?I, s?I}", "status_code",
+                          &end->status, "stopped", &stopped, "step", &step, "time_ms", &time_ms,
+                          "text", &text, "host", &host, "goes_back", &goes_back, "rewind_step",
+                          &rewind_step, "draw", &draw);
     end->stopped = stopped;
     end->step = step > 0 ? (uint64_t)step : 0;
+    end->goes_back = goes_back && rewind_step >= 0 && draw >= 0;
+    end->rewind_step = (uint64_t)rewind_step;
+    end->draw = (uint64_t)draw;
     end->time_ms = time_ms;
     snprintf(end->text, sizeof end->text, "%s", text);
     snprintf(end->host, sizeof end->host, "%s", host);
@@ -288,6 +294,9 @@ static void conclude_from_rank(const struct rank_end *end, struct evidence *evid
 {
     evidence->first_rank = (int)end->rank;
     snprintf(evidence->host, sizeof evidence->host, "%s", end->host);
+    evidence->goes_back = end->goes_back;
+    evidence->rewind_step = end->rewind_step;
+    evidence->draw = end->draw;
     conclude(evidence, cause_of_status(end->status), "rank %u: %s", end->rank,
              end->text[0] ? end->text : status_text((enum status)end->status));
 }

@@ -26,6 +26,9 @@ struct evidence {
     int signal;     /* that ended it, or the launcher; 0: none */
     int exit_code;  /* of the launcher; -1: not known */
     uint64_t step;  /* the last that a rank had finished, as far as is known */
+    bool
+        goes_back; /* it has diverged, and the job says that it goes back: to the checkpoint of `rewind_step` */
+    uint64_t rewind_step, draw; /* number of the features in use until then */
     char last_lines[LAST_LINES_BYTES_MAX +
                     1]; /* of that rank's log, else of the launcher's; whole lines */
 };

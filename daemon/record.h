@@ -141,6 +141,11 @@ struct record_redrawn {
     const char *hash;
 };
 
+/* Checkpoints of later steps are of the run no more. */
+struct record_rewound {
+    struct rewind rewind;
+};
+
 struct record_checkpoint_saved {
     uint64_t step;
     const char *path;

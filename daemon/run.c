@@ -27,6 +27,7 @@ enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, st
         .priority = spec->queue.priority,
         .features = features,
         .validates = jobspec_validates(spec),
+        .goes_back = spec->train.on_divergence == DIVERGENCE_BACK,
         .launcher = spec->resources.launcher,
     };
     strcpy(facts->name, name);
@@ -120,6 +121,12 @@ uint64_t run_save_ms(double seconds)
     return seconds > 0 && seconds < SAVE_S_MAX ? (uint64_t)(1e3 * seconds) : 0;
 }
 
+bool run_restarts_after(const struct run *run, enum attempt_cause cause)
+{
+    if (cause == CAUSE_DIVERGED && !run->facts.goes_back) return false;
+    return attempt_cause_restarts(cause);
+}
+
 uint32_t run_restarts_max(const struct run *run, enum restart_budget budget)
 {
     uint32_t attempts = restart_budget_attempts(budget);
@@ -141,5 +148,6 @@ void run_free(struct run *run)
     free(run->tokens);
     free(run->orders);
     free(run->draws);
+    free(run->rewinds);
     free(run);
 }

@@ -49,6 +49,7 @@ struct run_facts {
     int64_t priority;          /* in the queue; higher begins first */
     bool features;             /* its attention has features that can be redrawn */
     bool validates;            /* it has validation data */
+    bool goes_back;            /* where it diverges, to draw other features */
     enum launcher launcher;
 };
 
@@ -91,6 +92,13 @@ struct draw {
     uint32_t attempt; /* the newest that told it; `step` and `order` are from there */
     char hash[HASH_SIZE];
     bool agreed; /* nobody has told another hash, and nobody of an attempt another step */
+};
+
+/* The run diverged and goes back: weights that have not met this are of it up to `step` alone, from where features number
+ * `draw` are used. */
+struct rewind {
+    uint64_t number; /* from 1 */
+    uint64_t step, draw;
 };
 
 struct rank {
@@ -160,6 +168,8 @@ struct run {
     size_t order_count;
     struct draw *draws; /* (draw_count), by draw; none once the run has succeeded */
     size_t draw_count;
+    struct rewind *rewinds; /* (rewind_count), those that hold, by number and by step */
+    size_t rewind_count;
     /* live */
     uint64_t heard_ms;      /* monotonic: when it was last heard of or looked after */
     uint64_t due_ms;        /* monotonic: RESTARTING, when the next attempt begins */
@@ -181,6 +191,9 @@ uint64_t run_next_multiple(const struct run *run, uint64_t every);
 
 /* Milliseconds of a save as a rank has told them in seconds; 0 where that is no time that a save takes. */
 uint64_t run_save_ms(double seconds);
+
+/* Whether another attempt may follow: after a divergence, where the job goes back to draw other features. */
+bool run_restarts_after(const struct run *run, enum attempt_cause cause);
 
 /* Attempts that may follow by that budget. */
 uint32_t run_restarts_max(const struct run *run, enum restart_budget budget);

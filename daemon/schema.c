@@ -2,8 +2,8 @@
 
 #include <stddef.h>
 
-const char *const schema_vital_tables[] = {"runs",  "jobs",        "attempts", "ranks", "orders",
-                                           "draws", "checkpoints", "awaited",  NULL};
+const char *const schema_vital_tables[] = {"runs",  "jobs",        "attempts", "ranks",   "orders",
+                                           "draws", "checkpoints", "awaited",  "rewinds", NULL};
 
 /*
  * Times are milliseconds since 1970, 0: not yet. States, causes, kinds and verdicts are the names that people
@@ -196,5 +196,15 @@ static const char eleventh[] =
 static const char twelfth[] =
     "ALTER TABLE attempts ADD COLUMN rendezvous TEXT NOT NULL DEFAULT '';";
 
-const char *const schema_migrations[] = {first,  second, third, fourth,   fifth,   sixth, seventh,
-                                         eighth, ninth,  tenth, eleventh, twelfth, NULL};
+static const char thirteenth[] = "ALTER TABLE runs ADD COLUMN goes_back INTEGER NOT NULL DEFAULT 0;"
+                                 "CREATE TABLE rewinds (" /* those that hold */
+                                 "  run INTEGER NOT NULL REFERENCES runs (number),"
+                                 "  number INTEGER NOT NULL,"
+                                 "  step INTEGER NOT NULL,"
+                                 "  draw INTEGER NOT NULL,"
+                                 "  PRIMARY KEY (run, number)"
+                                 ") STRICT, WITHOUT ROWID;";
+
+const char *const schema_migrations[] = {first,    second,  third,      fourth, fifth,
+                                         sixth,    seventh, eighth,     ninth,  tenth,
+                                         eleventh, twelfth, thirteenth, NULL};

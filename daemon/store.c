@@ -19,8 +19,8 @@
       "INSERT INTO runs (number, key, name, ranks, steps, restart_max, redraw_every,"              \
       " checkpoint_every, features, state, reason, stop, step, submitted_ms,"                      \
       " started_ms, ended_ms, redraw_threshold, validates, priority, stall_ms,"                    \
-      " launcher, user, forked_from, forked_step) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9,"     \
-      " ?10, '', 0, 0, ?11, 0, 0, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)")                        \
+      " launcher, user, forked_from, forked_step, goes_back) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,"  \
+      " ?8, ?9, ?10, '', 0, 0, ?11, 0, 0, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)")           \
     Q(INSERT_AWAITED, "INSERT INTO awaited VALUES (?1, ?2)")                                       \
     Q(INSERT_JOB, "INSERT INTO jobs VALUES (?1, ?2, ?3)")                                          \
     Q(MOVE_RUN, "UPDATE runs SET state = ?2, reason = ?3,"                                         \
@@ -42,7 +42,8 @@
     Q(COUNT_END, "UPDATE runs SET fruitless = ?2, stillborn = ?3, stillborn_step = ?4"             \
                  " WHERE number = ?1")                                                             \
     Q(PROGRESS, "UPDATE attempts SET progressed = 1 WHERE run = ?1 AND number = ?2"                \
-                " AND ?3 > (SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = ?1)")       \
+                " AND ?3 > max((SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = ?1),"   \
+                " (SELECT coalesce(max(step), 0) FROM rewinds WHERE run = ?1))")                   \
     Q(SET_ASIDE, "INSERT INTO checkpoints VALUES (?1, ?2, '', ?3, ?4, 0, ?5, 0, NULL, NULL)"       \
                  " ON CONFLICT (run, step) DO UPDATE SET verdict = ?3")                            \
     Q(START_RANK,                                                                                  \
@@ -75,20 +76,25 @@
                 " attempt = excluded.attempt")                                                     \
     Q(PUT_HASH, "INSERT INTO draw_hashes VALUES (?1, ?2, ?3, ?4)"                                  \
                 " ON CONFLICT (run, draw, rank) DO UPDATE SET hash = ?4")                          \
+    Q(UNDO_REWINDS, "DELETE FROM rewinds WHERE run = ?1 AND step >= ?2")                           \
+    Q(INSERT_REWIND, "INSERT INTO rewinds VALUES (?1, ?2, ?3, ?4)")                                \
+    Q(FORGET_BEHIND, "DELETE FROM checkpoints WHERE run = ?1 AND step > ?2")                       \
     Q(CLEAR_BEST, "UPDATE checkpoints SET best = 0 WHERE run = ?1 AND best != 0")                  \
     Q(PUT_CHECKPOINT, "INSERT OR REPLACE INTO checkpoints"                                         \
                       " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")                         \
     Q(JUDGE_CHECKPOINT, "UPDATE checkpoints SET verdict = ?3 WHERE run = ?1 AND path = ?2")        \
     Q(INSERT_EVENT, "INSERT INTO events (run, time_ms, attempt, step, kind, text)"                 \
                     " VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                            \
-    Q(RUNS, "SELECT number, key, name, ranks, steps, restart_max, redraw_every,"                   \
-            " checkpoint_every, features, state, reason, stop, step, submitted_ms, started_ms,"    \
-            " ended_ms, redraw_threshold, validates, priority, fruitless, stillborn,"              \
-            " stillborn_step, requeue_key, requeued_attempt,"                                      \
-            " (SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number),"           \
-            " stall_ms, launcher, (SELECT seconds FROM checkpoints WHERE run = runs.number"        \
-            " ORDER BY saved_ms DESC LIMIT 1), user, forked_from, forked_step FROM runs"           \
-            " ORDER BY number")                                                                    \
+    Q(RUNS,                                                                                        \
+      "SELECT number, key, name, ranks, steps, restart_max, redraw_every,"                         \
+      " checkpoint_every, features, state, reason, stop, step, submitted_ms, started_ms,"          \
+      " ended_ms, redraw_threshold, validates, priority, fruitless, stillborn,"                    \
+      " stillborn_step, requeue_key, requeued_attempt,"                                            \
+      " max((SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number),"             \
+      " (SELECT coalesce(max(step), 0) FROM rewinds WHERE run = runs.number)),"                    \
+      " stall_ms, launcher, (SELECT seconds FROM checkpoints WHERE run = runs.number"              \
+      " ORDER BY saved_ms DESC LIMIT 1), user, forked_from, forked_step, goes_back FROM runs"      \
+      " ORDER BY number")                                                                          \
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
                       " resumed_step, ended, cause, counted, progressed, stalled_rank,"            \
@@ -102,6 +108,7 @@
     Q(ORDERS, "SELECT id, kind, state, step, requested_ms FROM orders WHERE run = ?1 ORDER BY id") \
     Q(DRAWS, "SELECT * FROM (SELECT draw, step, order_id, hash, agreed, why, attempt FROM"         \
              " draws WHERE run = ?1 ORDER BY draw DESC LIMIT ?2) ORDER BY draw")                   \
+    Q(REWINDS, "SELECT number, step, draw FROM rewinds WHERE run = ?1 ORDER BY number")            \
     Q(JOB, "SELECT text, resolved FROM jobs WHERE run = ?1")                                       \
     Q(ATTEMPTS, "SELECT number, planned_ms, ended_ms, cause, text, first_rank, host, signal,"      \
                 " exit_code, last_lines, resumed_step FROM attempts WHERE run = ?1"                \
@@ -512,15 +519,15 @@ static enum status store_run_submitted(struct store *store, const struct record 
 {
     const struct record_run_submitted *submitted = &record->run_submitted;
     const struct run_facts *facts = submitted->facts;
-    enum status status =
-        execute(store, SQL_INSERT_RUN, fault, count(record->run),
-                text(submitted->key[0] != '\0' ? submitted->key : NULL), text(facts->name),
-                count(facts->ranks), count(facts->steps), count(facts->restart_max),
-                count(facts->redraw_every), count(facts->checkpoint_every),
-                integer(facts->features), text(run_state_name(RUN_QUEUED)), count(record->time_ms),
-                real(facts->redraw_threshold), integer(facts->validates), integer(facts->priority),
-                count(facts->stall_ms), text(launcher_text(facts->launcher)), text(submitted->user),
-                count(submitted->forked_from), count(submitted->forked_step));
+    enum status status = execute(
+        store, SQL_INSERT_RUN, fault, count(record->run),
+        text(submitted->key[0] != '\0' ? submitted->key : NULL), text(facts->name),
+        count(facts->ranks), count(facts->steps), count(facts->restart_max),
+        count(facts->redraw_every), count(facts->checkpoint_every), integer(facts->features),
+        text(run_state_name(RUN_QUEUED)), count(record->time_ms), real(facts->redraw_threshold),
+        integer(facts->validates), integer(facts->priority), count(facts->stall_ms),
+        text(launcher_text(facts->launcher)), text(submitted->user), count(submitted->forked_from),
+        count(submitted->forked_step), integer(facts->goes_back));
     for (size_t i = 0; status == ST_OK && i < submitted->after_count; i++)
         status = execute(store, SQL_INSERT_AWAITED, fault, count(record->run),
                          count(submitted->after[i]));
@@ -707,6 +714,20 @@ static enum status store_redrawn(struct store *store, const struct record *recor
                    count(redrawn->rank), text(redrawn->hash));
 }
 
+/* The history tells of the checkpoints that are of the run no more. */
+static enum status store_rewound(struct store *store, const struct record *record,
+                                 struct fault *fault)
+{
+    const struct rewind *rewind = &record->rewound.rewind;
+    enum status status =
+        execute(store, SQL_UNDO_REWINDS, fault, count(record->run), count(rewind->step));
+    if (status == ST_OK)
+        status = execute(store, SQL_INSERT_REWIND, fault, count(record->run), count(rewind->number),
+                         count(rewind->step), count(rewind->draw));
+    if (status != ST_OK) return status;
+    return execute(store, SQL_FORGET_BEHIND, fault, count(record->run), count(rewind->step));
+}
+
 static enum status store_checkpoint_saved(struct store *store, const struct record *record,
                                           struct fault *fault)
 {
@@ -848,6 +869,7 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     text_copy(run->user, sizeof run->user, column_text(row, 28));
     run->forked_from = column_count(row, 29);
     run->forked_step = column_count(row, 30);
+    run->facts.goes_back = sqlite3_column_int(row, 31) != 0;
     if (!launcher_from_text(column_text(row, 26), &run->facts.launcher))
         return bad_row(run, "its launcher is none", fault);
     if (!run_state_from_name(column_text(row, 9), &run->state))
@@ -1009,6 +1031,19 @@ static enum status load_draws(struct store *store, struct run *run, struct fault
     return status;
 }
 
+static enum status load_rewinds(struct store *store, struct run *run, struct fault *fault)
+{
+    sqlite3_stmt *row = NULL;
+    enum status status = begin_query(store, SQL_REWINDS, &row, fault, count(run->number));
+    while (status == ST_OK && next_row(store, row, &status, fault)) {
+        run->rewinds = memory_grow(run->rewinds, (run->rewind_count + 1) * sizeof *run->rewinds);
+        run->rewinds[run->rewind_count++] = (struct rewind){.number = column_count(row, 0),
+                                                            .step = column_count(row, 1),
+                                                            .draw = column_count(row, 2)};
+    }
+    return status;
+}
+
 static enum status load_run(struct store *store, sqlite3_stmt *row, struct coordinator *coordinator,
                             uint64_t now_ms, struct fault *fault)
 {
@@ -1020,6 +1055,7 @@ static enum status load_run(struct store *store, sqlite3_stmt *row, struct coord
     if (status == ST_OK) status = load_aside(store, run, fault);
     if (status == ST_OK) status = load_orders(store, run, fault);
     if (status == ST_OK) status = load_draws(store, run, fault);
+    if (status == ST_OK) status = load_rewinds(store, run, fault);
     if (status == ST_OK && run->number != coordinator->run_count + 1)
         status = bad_row(run, "the run before it is missing", fault);
     if (status != ST_OK) {

@@ -541,6 +541,18 @@ static void check_features(struct jobspec_reading *reading)
                    "leave it out, or take another kernel");
 }
 
+/* It would come the same way to the same divergence. */
+static void check_divergence(struct jobspec_reading *reading)
+{
+    if (!good(reading, KEY_attention_kind, KEY_attention_kernel)) return;
+    if (!reading->good[KEY_train_on_divergence] || jobspec_has_projection(reading->spec)) return;
+    if (reading->spec->train.on_divergence != DIVERGENCE_BACK) return;
+    jobspec_report(reading, MISTAKE_REWIND, place_of(reading, KEY_train_on_divergence),
+                   "it goes back to draw other features, and this attention has none",
+                   "take \"skip\", or \"stop\"",
+                   "on_divergence = \"back\" would diverge again in the same way");
+}
+
 static void check_nodes(struct jobspec_reading *reading)
 {
     const struct jobspec *spec = reading->spec;
@@ -669,6 +681,7 @@ void jobspec_check(struct jobspec_reading *reading)
     check_objective(reading);
     check_warmup(reading);
     check_features(reading);
+    check_divergence(reading);
     check_redraw(reading);
     check_memory(reading);
 }

@@ -47,6 +47,7 @@ extern "C" {
     M(MISTAKE_NO_VALIDATION, "E0513", SEVERITY_ERROR, "adaptive, and no validation data")         \
     M(MISTAKE_NO_FILE, "E0514", SEVERITY_ERROR, "a file that cannot be read")                     \
     M(MISTAKE_NODES, "E0515", SEVERITY_ERROR, "more nodes than ranks")                            \
+    M(MISTAKE_REWIND, "E0516", SEVERITY_ERROR, "back, and no features to draw anew")              \
     M(WARNING_OBJECTIVE, "W0601", SEVERITY_WARNING, "next-token in a model that sees all tokens") \
     M(WARNING_WARMUP, "W0602", SEVERITY_WARNING, "the warm-up is longer than the training")       \
     M(WARNING_MEMORY, "W0603", SEVERITY_WARNING, "more memory than this machine has")             \

@@ -260,8 +260,16 @@ static enum status newest_open(const char *directory, const struct steps *steps,
     for (size_t i = 0; i < steps->count; i++) {
         struct fault why = {0};
         if (choice->wanted && !choice->wanted(choice->context, steps->step[i])) continue;
-        enum status status = checkpoint_open(directory, steps->step[i], checkpoint, &why);
-        if (status == ST_OK) return ST_OK;
+        struct checkpoint *opened;
+        enum status status = checkpoint_open(directory, steps->step[i], &opened, &why);
+        if (status == ST_OK && choice->kept && !choice->kept(choice->context, &opened->state)) {
+            checkpoint_close(opened);
+            continue;
+        }
+        if (status == ST_OK) {
+            *checkpoint = opened;
+            return ST_OK;
+        }
         if (status == ST_NO_MEMORY) return fault_set(fault, status, "%s", why.text);
         char path[PATH_BYTES_MAX];
         snprintf(path, sizeof path, "%s/" STEP_NAME, directory, steps->step[i]);
@@ -316,8 +324,16 @@ static void leftovers_remove(const char *directory)
     if (listing) closedir(listing);
 }
 
-/* Keeps the newest `keep` up to `step`, and `best_step`. */
-static void prune(const char *directory, uint64_t step, size_t keep, uint64_t best_step,
+static void remove_and_tell(const char *directory, uint64_t step, checkpoint_removed *removed,
+                            void *context)
+{
+    char path[PATH_BYTES_MAX];
+    snprintf(path, sizeof path, "%s/" STEP_NAME, directory, step);
+    if (checkpoint_remove(directory, step, path) && removed) removed(context, step, path);
+}
+
+/* Keeps the newest `keep` up to `step`, and those that are spared. */
+static void prune(const char *directory, uint64_t step, size_t keep, struct spared_steps spared,
                   checkpoint_removed *removed, void *context)
 {
     struct steps steps;
@@ -327,19 +343,28 @@ static void prune(const char *directory, uint64_t step, size_t keep, uint64_t be
     while (first < steps.count && steps.step[first] > step) first++;
     for (size_t i = first + keep; i < steps.count; i++) {
         uint64_t old = steps.step[i];
-        if (old == best_step) continue;
-        char path[PATH_BYTES_MAX];
-        snprintf(path, sizeof path, "%s/" STEP_NAME, directory, old);
-        if (checkpoint_remove(directory, old, path) && removed) removed(context, old, path);
+        if (old == spared.best || old == spared.rewind) continue;
+        remove_and_tell(directory, old, removed, context);
     }
     free(steps.step);
     leftovers_remove(directory);
 }
 
-void checkpoint_prune(const char *directory, uint64_t step, int64_t keep, uint64_t best_step,
-                      checkpoint_removed *removed, void *context)
+void checkpoint_prune(const char *directory, uint64_t step, int64_t keep,
+                      struct spared_steps spared, checkpoint_removed *removed, void *context)
 {
-    prune(directory, step, keep > 1 ? (size_t)keep : 1, best_step, removed, context);
+    prune(directory, step, keep > 1 ? (size_t)keep : 1, spared, removed, context);
+}
+
+void checkpoint_remove_behind(const char *directory, uint64_t step, uint64_t saved,
+                              checkpoint_removed *removed, void *context)
+{
+    struct steps steps;
+    if (strlen(directory) + NAME_BYTES_MAX > PATH_BYTES_MAX) return;
+    if (steps_list(directory, &steps, NULL) != ST_OK) return;
+    for (size_t i = 0; i < steps.count && steps.step[i] > step; i++)
+        if (steps.step[i] != saved) remove_and_tell(directory, steps.step[i], removed, context);
+    free(steps.step);
 }
 
 uint64_t checkpoint_bytes(const struct checkpoint_content *content)
@@ -362,11 +387,11 @@ static uint64_t free_bytes(const char *directory)
 }
 
 enum status checkpoint_make_room(const char *directory, uint64_t step, uint64_t bytes, int64_t keep,
-                                 uint64_t best_step, checkpoint_removed *removed, void *context,
-                                 struct fault *fault)
+                                 struct spared_steps spared, checkpoint_removed *removed,
+                                 void *context, struct fault *fault)
 {
     if (free_bytes(directory) >= bytes) return ST_OK;
-    prune(directory, step, keep > 2 ? (size_t)keep - 1 : 1, best_step, removed, context);
+    prune(directory, step, keep > 2 ? (size_t)keep - 1 : 1, spared, removed, context);
     uint64_t found = free_bytes(directory);
     if (found >= bytes) return ST_OK;
     return fault_set(fault, ST_NO_SPACE,

@@ -30,6 +30,8 @@ struct checkpoint_state {
     uint64_t epoch, epoch_row; /* position in the data: follows from step, kept for people */
     uint64_t draw;             /* number of the features in use */
     uint64_t redraw_every;     /* 0: never */
+    uint64_t
+        rewind; /* number of the newest that these weights have met (worker/rewind.h), 0: none */
     struct loss_record losses;
     uint64_t chain;         /* hash over every step's loss and gradient norm so far */
     double best_valid_loss; /* NaN: none yet */
@@ -71,7 +73,8 @@ enum status checkpoint_open(const char *directory, uint64_t step, struct checkpo
 /* Which checkpoints may be taken, and who is told of each of those that is not good, and why. */
 struct checkpoint_choice {
     void *context;
-    bool (*wanted)(void *context, uint64_t step);                       /* NULL: all are */
+    bool (*wanted)(void *context, uint64_t step);                      /* NULL: all are */
+    bool (*kept)(void *context, const struct checkpoint_state *state); /* the same, of a good one */
     void (*rejected)(void *context, const char *path, const char *why); /* NULL: nobody */
 };
 
@@ -83,20 +86,30 @@ void checkpoint_close(struct checkpoint *checkpoint);
 
 typedef void checkpoint_removed(void *context, uint64_t step, const char *path);
 
+/* Of checkpoints that stay besides the newest; 0: none. */
+struct spared_steps {
+    uint64_t best;   /* by validation loss */
+    uint64_t rewind; /* where the run would go back to */
+};
+
 /*
- * Keeps `step`, which has just been saved, as the newest of `keep`, and `best_step` (0: none); removes the others
+ * Keeps `step`, which has just been saved, as the newest of `keep`, and those that are spared; removes the others
  * before it and leftovers of interrupted saves. Those behind it are not counted and not touched: whoever comes to
  * save an earlier step has passed over them.
  */
-void checkpoint_prune(const char *directory, uint64_t step, int64_t keep, uint64_t best_step,
-                      checkpoint_removed *removed, void *context);
+void checkpoint_prune(const char *directory, uint64_t step, int64_t keep,
+                      struct spared_steps spared, checkpoint_removed *removed, void *context);
+
+/* Removes those of later steps than `step`, but `saved`: of weights that the run has gone back from. */
+void checkpoint_remove_behind(const char *directory, uint64_t step, uint64_t saved,
+                              checkpoint_removed *removed, void *context);
 
 /*
  * Before a save of `step` that takes `bytes`: where fewer are free, leftovers go, and what `checkpoint_prune` would remove
  * after it, but never the newest before it. ST_NO_SPACE: that is not enough. Quotas are not looked at: the save fails by itself then.
  */
 enum status checkpoint_make_room(const char *directory, uint64_t step, uint64_t bytes, int64_t keep,
-                                 uint64_t best_step, checkpoint_removed *removed, void *context,
-                                 struct fault *fault);
+                                 struct spared_steps spared, checkpoint_removed *removed,
+                                 void *context, struct fault *fault);
 
 #endif

@@ -44,13 +44,13 @@ enum status checkpoint_state_print(const struct checkpoint_state *state, char **
     /* JSON has no NaN */
     json_t *loss =
         isfinite(state->best_valid_loss) ? json_real(state->best_valid_loss) : json_null();
-    json_t *root =
-        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:o, s:I, s:o}", "step",
-                  (json_int_t)state->step, "seed", (json_int_t)state->seed, "epoch",
-                  (json_int_t)state->epoch, "epoch_row", (json_int_t)state->epoch_row, "draw",
-                  (json_int_t)state->draw, "redraw_every", (json_int_t)state->redraw_every,
-                  "losses", losses_print(&state->losses), "chain", chain, "best_valid_loss", loss,
-                  "best_step", (json_int_t)state->best_step, "applied", applied_print(state));
+    json_t *root = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:o, s:I, s:o}", "step",
+        (json_int_t)state->step, "seed", (json_int_t)state->seed, "epoch", (json_int_t)state->epoch,
+        "epoch_row", (json_int_t)state->epoch_row, "draw", (json_int_t)state->draw, "redraw_every",
+        (json_int_t)state->redraw_every, "rewind", (json_int_t)state->rewind, "losses",
+        losses_print(&state->losses), "chain", chain, "best_valid_loss", loss, "best_step",
+        (json_int_t)state->best_step, "applied", applied_print(state));
     if (!root) return ST_NO_MEMORY;
     char *printed = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(REAL_DIGITS));
     json_decref(root);
@@ -103,6 +103,12 @@ static bool real_take(const json_t *object, const char *key, double *value)
     return true;
 }
 
+/* A checkpoint of an older worker has none, and its run has never gone back. */
+static bool rewind_take(const json_t *root, uint64_t *number)
+{
+    return !json_object_get(root, "rewind") || count_take(root, "rewind", UINT64_MAX, number);
+}
+
 /* A checkpoint of an older worker has none, and its run has skipped nothing. */
 static bool losses_take(const json_t *root, struct loss_record *losses)
 {
@@ -150,6 +156,7 @@ static const char *state_take(const json_t *root, struct checkpoint_state *state
     if (!count_take(root, "epoch_row", UINT64_MAX, &state->epoch_row)) return "epoch_row";
     if (!count_take(root, "draw", UINT32_MAX, &state->draw)) return "draw";
     if (!count_take(root, "redraw_every", UINT64_MAX, &state->redraw_every)) return "redraw_every";
+    if (!rewind_take(root, &state->rewind)) return "rewind";
     if (!losses_take(root, &state->losses) || state->losses.skipped > state->step) return "losses";
     if (!chain_take(root, &state->chain)) return "chain";
     if (!loss_take(root, &state->best_valid_loss)) return "best_valid_loss";

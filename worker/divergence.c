@@ -41,7 +41,7 @@ static enum divergence_verdict leave_out(struct loss_record *record)
 enum divergence_verdict divergence_judge(const struct jobspec *spec, struct loss_record *record,
                                          double loss, double norm, char *why, size_t size)
 {
-    const bool skips = spec->train.on_divergence == DIVERGENCE_SKIP;
+    const bool skips = spec->train.on_divergence != DIVERGENCE_STOP;
     const bool finite = isfinite(loss) && isfinite(norm);
     if (finite && !(skips && is_spike(record, loss))) {
         take(record, loss);

@@ -11,6 +11,9 @@
  * differences between neighbours, over the root of 2, so that a loss which falls fast does not widen it; both means are
  * exponential with a horizon of 20. The step is counted and its batch used up; weights and moments stay as they are. After 10
  * in a row the run has diverged.
+ *
+ * "back" leaves out alike, since a batch that is at fault would come again; but a run that has diverged goes back to where it was
+ * well before the first of those in a row (worker/rewind.h).
  */
 
 #include <stdbool.h>
@@ -34,7 +37,8 @@ enum divergence_verdict { UPDATE_TAKEN, UPDATE_SKIPPED, UPDATE_DIVERGED };
 /* Features were redrawn: the loss may be at another level from now on. */
 void losses_forget(struct loss_record *record);
 
-/* Judges and notes. `why` gets words where it is not taken. */
+/* Judges and notes. `why` gets words where it is not taken. Of UPDATE_DIVERGED, record->skipped_in_row tells how many
+ * updates before it were left out. */
 enum divergence_verdict divergence_judge(const struct jobspec *spec, struct loss_record *record,
                                          double loss, double norm, char *why, size_t size);
 

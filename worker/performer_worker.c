@@ -327,6 +327,9 @@ struct rank_end {
     bool stopped;
     uint64_t step;
     const char *text;
+    bool
+        goes_back; /* it has diverged, and the job says that it goes back to the checkpoint of `rewind_step` */
+    uint64_t rewind_step, draw; /* the features in use */
 };
 
 static void write_end(const struct rank *rank, const struct rank_end *end)
@@ -337,11 +340,12 @@ static void write_end(const struct rank *rank, const struct rank_end *end)
     utf8_repair(words); /* names of files are any bytes, and long words are cut anywhere */
     snprintf(path, sizeof path, "%s/rank-%u.end.json", rank->attempt_directory, rank->number);
 
-    json_t *object =
-        json_pack("{s:s, s:i, s:b, s:I, s:s, s:s, s:I, s:I}", "status", status_name(end->status),
-                  "status_code", (int)end->status, "stopped", (int)end->stopped, "step",
-                  (json_int_t)end->step, "text", words, "host", host, "pid", (json_int_t)getpid(),
-                  "time_ms", (json_int_t)wall_clock_ms());
+    json_t *object = json_pack(
+        "{s:s, s:i, s:b, s:I, s:s, s:s, s:I, s:I, s:b, s:I, s:I}", "status",
+        status_name(end->status), "status_code", (int)end->status, "stopped", (int)end->stopped,
+        "step", (json_int_t)end->step, "text", words, "host", host, "pid", (json_int_t)getpid(),
+        "time_ms", (json_int_t)wall_clock_ms(), "goes_back", (int)end->goes_back, "rewind_step",
+        (json_int_t)end->rewind_step, "draw", (json_int_t)end->draw);
     char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
     json_decref(object);
     struct fault fault;
@@ -385,6 +389,11 @@ static int finish(struct rank *rank, enum status status, const struct fault *fau
         .step = training ? training->state.step : 0,
         .text = status == ST_OK ? "" : fault->text,
     };
+    end.goes_back = status == ST_DIVERGED && rank->spec.train.on_divergence == DIVERGENCE_BACK;
+    if (end.goes_back) {
+        end.rewind_step = rewind_step(&rank->spec, rank->plan, training_good_step(training));
+        end.draw = training->state.draw;
+    }
     const bool others_know = status == ST_OK || (training && training->agreed);
 
     if (status != ST_OK && (!others_know || rank->number == 0))

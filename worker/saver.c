@@ -19,6 +19,7 @@ struct saver {
     /* of the newest save; the thread's own while it is under way */
     struct checkpoint_state state;
     uint64_t best_step_before;
+    struct save_marks marks;
     double valid_loss, begin_ms;
     bool best;
     enum status status;
@@ -51,7 +52,8 @@ static enum status write_copy(struct saver *saver, char *path, size_t path_size,
     };
     enum status status = checkpoint_make_room(
         setup->directory, saver->state.step, checkpoint_bytes(&content), setup->keep,
-        saver->best_step_before, tell_removed, saver, &saver->fault);
+        (struct spared_steps){saver->best_step_before, saver->marks.rewind_step}, tell_removed,
+        saver, &saver->fault);
     if (status != ST_OK) return status;
     return checkpoint_save(setup->directory, &content, setup->fence, setup->nonce, path, path_size,
                            bytes, &saver->fault);
@@ -71,8 +73,12 @@ static enum status save(struct saver *saver)
     }
     saved.seconds = (steady_clock_ms() - saver->begin_ms) / 1e3;
     notice_checkpoint_saved(setup->uplink, step, &saved);
-    checkpoint_prune(setup->directory, step, setup->keep, saver->state.best_step, tell_removed,
-                     saver);
+    if (saver->marks.rewound)
+        checkpoint_remove_behind(setup->directory, saver->marks.rewound->step, step, tell_removed,
+                                 saver);
+    checkpoint_prune(setup->directory, step, setup->keep,
+                     (struct spared_steps){saver->state.best_step, saver->marks.rewind_step},
+                     tell_removed, saver);
     return ST_OK;
 }
 
@@ -186,7 +192,8 @@ static uint8_t *copy_tensors(const struct tensor_entry *entries, size_t count, u
     return copy;
 }
 
-void saver_start(struct saver *saver, const struct checkpoint_state *state, double valid_loss)
+void saver_start(struct saver *saver, const struct checkpoint_state *state, double valid_loss,
+                 const struct save_marks *marks)
 {
     const struct checkpoint_content *tensors = &saver->setup.tensors;
     assert(saver->phase == SAVER_IDLE);
@@ -195,6 +202,7 @@ void saver_start(struct saver *saver, const struct checkpoint_state *state, doub
     copy_tensors(tensors->optimizer, tensors->optimizer_count, place);
     saver->state = *state;
     saver->best_step_before = state->best_step;
+    saver->marks = *marks;
     saver->valid_loss = valid_loss;
     saver->best = valid_loss < state->best_valid_loss ||
                   (!isnan(valid_loss) && isnan(state->best_valid_loss));

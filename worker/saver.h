@@ -34,11 +34,18 @@ enum status saver_open(const struct saver_setup *setup, struct saver **saver, st
 /* Of the copy. */
 uint64_t saver_bytes(const struct saver *saver);
 
+/* What a rewind means to the older checkpoints. */
+struct save_marks {
+    uint64_t rewind_step; /* of one that stays, for the run may go back to it; 0: none */
+    const Performer__Rewind *rewound; /* those behind it go, but the new one; NULL: none do */
+};
+
 /*
  * Copies, and returns: the save is under way. The one before must have been finished. `valid_loss` is of this step, NaN
  * where it was not evaluated: the best checkpoint is the best of those that were evaluated at their own step.
  */
-void saver_start(struct saver *saver, const struct checkpoint_state *state, double valid_loss);
+void saver_start(struct saver *saver, const struct checkpoint_state *state, double valid_loss,
+                 const struct save_marks *marks);
 
 /*
  * What became of the save, once: ST_OK where none is under way, or it is and `wait` is false; else as checkpoint_save and

@@ -47,6 +47,11 @@ void training_tell_orders(struct training *t, const struct edge *edge, bool chan
     }
 }
 
+uint64_t training_good_step(const struct training *t)
+{
+    return t->state.step - t->state.losses.skipped_in_row;
+}
+
 static bool is_first_rank(const struct training *t)
 {
     return collective_rank(t->setup.collective) == 0;
@@ -307,11 +312,12 @@ static enum status begin_anew(struct training *t, struct fault *fault)
     return spec->model.init[0] != '\0' ? load_initial_file(t, fault) : ST_OK;
 }
 
-/* What was best so far is another run's: a fork has its own best, and may be evaluated on other data. */
-static void forget_best(struct training *t)
+/* What was best so far is another run's, and so are its rewinds: a fork may be evaluated on other data, and counts its own. */
+static void forget_source(struct training *t)
 {
     t->state.best_valid_loss = NAN;
     t->state.best_step = 0;
+    t->state.rewind = 0;
 }
 
 static enum status restore(struct training *t, const struct checkpoint *checkpoint,
@@ -340,7 +346,7 @@ static enum status restore(struct training *t, const struct checkpoint *checkpoi
     if (status != ST_OK) return status;
     t->state = checkpoint->state;
     t->state.redraw_every = planned_redraws(t->setup.spec);
-    if (t->setup.plan && t->setup.plan->first_step == t->state.step) forget_best(t);
+    if (t->setup.plan && t->setup.plan->first_step == t->state.step) forget_source(t);
     return ST_OK;
 }
 
@@ -361,6 +367,13 @@ static bool is_to_be_taken(void *context, uint64_t step)
     return true;
 }
 
+/* One of weights that the run has gone back from is passed over. */
+static bool is_kept(void *context, const struct checkpoint_state *state)
+{
+    const struct training *t = context;
+    return rewind_keeps(t->setup.plan, state);
+}
+
 /* Rank 0 looks for the newest good checkpoint; the others open that one. `*checkpoint` is NULL where there is none. */
 static enum status open_agreed_checkpoint(struct training *t, struct checkpoint **checkpoint,
                                           struct fault *fault)
@@ -370,7 +383,7 @@ static enum status open_agreed_checkpoint(struct training *t, struct checkpoint 
     enum status status = ST_OK;
 
     if (is_first_rank(t)) {
-        const struct checkpoint_choice ours = {t, is_to_be_taken, tell_rejected};
+        const struct checkpoint_choice ours = {t, is_to_be_taken, is_kept, tell_rejected};
         status = checkpoint_open_newest(t->checkpoints, &ours, &mine, fault);
         if (status != ST_OK && status != ST_NOT_FOUND) return status;
         if (mine) choice[0] = 1, choice[1] = mine->state.step;
@@ -575,6 +588,21 @@ static void redraw_by_error(struct training *t)
                  t->state.step, why);
 }
 
+/* At the very place in the run whatever checkpoint the attempt began from: behind all that the edge of that step does. */
+static void meet_rewind(struct training *t)
+{
+    const Performer__Rewind *due = rewind_due(t->setup.plan, &t->state);
+    char why[40];
+    if (!due) return;
+    rewind_meet(due, &t->state);
+    snprintf(why, sizeof why, "rewind %" PRIu64, due->number);
+    redraw(t, 0, why);
+    t->rewound = due;
+    if (is_first_rank(t))
+        log_info("rewound", "draw %" PRIu64 " after step %" PRIu64 ", %s", t->state.draw,
+                 t->state.step, why);
+}
+
 /* How rank 0's last save went, so that all ranks end alike. */
 struct save_outcome {
     int32_t status;
@@ -615,12 +643,23 @@ static enum status settle_save(struct training *t, bool wait, struct fault *faul
     return ST_OK;
 }
 
+/* Its retention keeps what the run would go back to, and removes what it has gone back from. */
+static void start_save(struct training *t, double valid_loss)
+{
+    const struct jobspec *spec = t->setup.spec;
+    struct save_marks marks = {.rewound = t->rewound};
+    if (spec->train.on_divergence == DIVERGENCE_BACK)
+        marks.rewind_step = rewind_step(spec, t->setup.plan, training_good_step(t));
+    t->rewound = NULL;
+    saver_start(t->saver, &t->state, valid_loss, &marks);
+}
+
 /* The run ends here: it is waited for, and may not fail. */
 static enum status save_last(struct training *t, double valid_loss, struct fault *fault)
 {
     enum status status = settle_save(t, true, fault);
     if (status == ST_OK && t->saver) {
-        saver_start(t->saver, &t->state, valid_loss);
+        start_save(t, valid_loss);
         status = saver_finish(t->saver, true, &t->state, fault);
     }
     return agree_on_save(t, status, fault);
@@ -632,7 +671,7 @@ static enum status save_on_the_way(struct training *t, double valid_loss, bool o
 {
     enum status status = settle_save(t, true, fault);
     if (status != ST_OK || !t->saver) return status;
-    saver_start(t->saver, &t->state, valid_loss);
+    start_save(t, valid_loss);
     return settle_save(t, ordered, fault);
 }
 
@@ -687,6 +726,7 @@ enum status training_run(struct training *t, struct fault *fault)
     if (status != ST_OK) return status;
     while (t->state.step < steps && !t->stopped) {
         struct edge edge;
+        meet_rewind(t);
         status = step_run(t, &edge, fault);
         if (status == ST_OK) status = do_edge(t, &edge, fault);
         if (status != ST_OK) {

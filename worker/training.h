@@ -21,6 +21,7 @@
 #include "worker/orders.h"
 #include "worker/params.h"
 #include "worker/performer.h"
+#include "worker/rewind.h"
 #include "worker/uplink.h"
 
 /* What main has made; all of it must outlive the training. */
@@ -82,6 +83,8 @@ struct training {
     struct orders orders;
     struct checkpoint_state state;
     uint64_t resumed_step;
+    const Performer__Rewind
+        *rewound;   /* met by this attempt, which has saved nothing since; NULL: none */
     double step_ms; /* of the last step */
     bool stopped;   /* ended by an order or a signal, saved */
     bool agreed;    /* the failure is known to all ranks: none has to be torn away */
@@ -102,6 +105,9 @@ enum status training_open(const struct training_setup *setup, struct training **
 enum status training_run(struct training *training, struct fault *fault);
 
 void training_close(struct training *training);
+
+/* The last step before those in a row whose updates were left out: weights that were well. */
+uint64_t training_good_step(const struct training *training);
 
 /* Tells the daemon what this rank is doing. */
 void training_phase(struct training *training, uint64_t step, enum phase phase);

@@ -609,6 +609,115 @@ Test(restart, a_checkpoint_that_attempts_outlive_stays)
     stage_fini(&stage);
 }
 
+static const struct effect *next_attempt(struct stage *stage)
+{
+    stage_act(stage, "restart");
+    stage_act(stage, "wait 1000");
+    cr_assert_eq(stage_effects(stage, EFFECT_LAUNCH), 1);
+    return &stage->decision.effects[0];
+}
+
+static bool is_rewind(const struct rewind *rewind, uint64_t number, uint64_t step, uint64_t draw)
+{
+    return rewind->number == number && rewind->step == step && rewind->draw == draw;
+}
+
+/* Three times at most, each time to features that nobody has used; what it went back to before and is behind it is undone. */
+Test(rewind, goes_back_three_times_and_is_in_each_plan)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage.goes_back = true;
+    stage_submit(&stage, 2, 0, NULL);
+    stage_act(&stage, "tick");
+    stage_act(&stage, "saves 10");
+    stage_act(&stage, "saves 20");
+    stage_act(&stage, "diverges 25");
+    cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING);
+    cr_assert(stage_noted(&stage, NOTE_REWOUND));
+    const struct effect *launch = next_attempt(&stage);
+    cr_assert_eq(launch->rewind_count, 1);
+    cr_assert(is_rewind(&launch->rewinds[0], 1, 20, 8));
+
+    stage_act(&stage, "saves 30");
+    stage_act(&stage, "diverges 35");
+    launch = next_attempt(&stage);
+    cr_assert_eq(launch->rewind_count, 2);
+    cr_assert(is_rewind(&launch->rewinds[1], 2, 30, 9), "its own features count as used");
+    stage_act(&stage, "diverges 29"); /* in the way of both */
+    launch = next_attempt(&stage);
+    cr_assert_eq(launch->rewind_count, 1);
+    cr_assert(is_rewind(&launch->rewinds[0], 3, 20, 10));
+
+    stage_act(&stage, "diverges 35");
+    cr_assert_eq(stage_run(&stage)->state, RUN_FAILED);
+    cr_assert_not_null(strstr(stage_run(&stage)->reason, "all 3 restarts after a divergence"));
+    stage_act(&stage, "requeue");
+    stage_act(&stage, "tick");
+    stage_act(&stage, "diverges 35");
+    cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING, "a requeue gives the budget anew");
+    stage_fini(&stage);
+}
+
+/* What was saved behind it is no progress, and what it saves anew is. */
+Test(rewind, counts_progress_from_there)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage.goes_back = true;
+    stage_submit(&stage, 2, 3, NULL);
+    stage_act(&stage, "tick");
+    stage_act(&stage, "saves 20");
+    stage_act(&stage, "saves 27"); /* as somebody ordered */
+    stage_act(&stage, "diverges 29");
+    cr_assert_eq(stage_run(&stage)->saved_step, 20);
+    next_attempt(&stage);
+    cr_assert_eq(stage_run(&stage)->saved_step, 20, "and a new daemon knows it");
+    stage_act(&stage, "saves 22");
+    cr_assert(stage_run(&stage)->attempt.progressed);
+    stage_act(&stage, "restart");
+    cr_assert(stage_run(&stage)->attempt.progressed);
+    cr_assert_eq(stage_run(&stage)->saved_step, 22);
+    stage_fini(&stage);
+}
+
+/* A run that is to stop goes back when it goes on; one that is over has nowhere to go. */
+Test(rewind, of_a_run_that_stops)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage.goes_back = true;
+    stage_submit(&stage, 2, 3, NULL);
+    stage_act(&stage, "tick");
+    stage_act(&stage, "pause");
+    stage_act(&stage, "diverges 25");
+    cr_assert_eq(stage_run(&stage)->state, RUN_PAUSED);
+    stage_act(&stage, "resume");
+    cr_assert_eq(next_attempt(&stage)->rewind_count, 1);
+    stage_act(&stage, "cancel");
+    stage_act(&stage, "diverges 29");
+    cr_assert_eq(stage_run(&stage)->state, RUN_FAILED);
+    cr_assert_not(stage_noted(&stage, NOTE_REWOUND));
+    stage_fini(&stage);
+}
+
+/* Words that no worker of ours leaves: the attempt is tried again as it was. */
+Test(rewind, to_a_step_beyond_the_run_is_none)
+{
+    struct stage stage;
+    stage_init(&stage, 4, ":memory:");
+    stage.goes_back = true;
+    stage_submit(&stage, 2, 3, NULL);
+    stage_act(&stage, "tick");
+    stage_act(&stage, "diverges 110");
+    cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING);
+    cr_assert_eq(stage_run(&stage)->rewind_count, 0);
+    stage_act(&stage, "wait 60000");
+    stage_act(&stage, "end DIVERGED");
+    cr_assert_eq(stage_run(&stage)->rewind_count, 0);
+    stage_fini(&stage);
+}
+
 Test(admission, keeps_no_ranks_for_a_restart_that_no_longer_fits)
 {
     struct stage stage;

@@ -66,6 +66,7 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(a->after_count != b->after_count, "number of runs that it comes after");
     for (size_t i = 0; i < a->after_count; i++) DIFFER(a->after[i] != b->after[i], "order of runs");
     DIFFER(a->facts.validates != b->facts.validates, "validation");
+    DIFFER(a->facts.goes_back != b->facts.goes_back, "way back");
     DIFFER(a->facts.stall_ms != b->facts.stall_ms, "stall");
     DIFFER(a->facts.launcher != b->facts.launcher, "launcher");
     DIFFER(a->state != b->state, "state");
@@ -80,6 +81,11 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(a->stillborn != b->stillborn || a->stillborn_step != b->stillborn_step, "stillborn");
     DIFFER(a->aside_count != b->aside_count, "number set aside");
     DIFFER(memcmp(a->aside, b->aside, a->aside_count * sizeof a->aside[0]) != 0, "set aside");
+    DIFFER(a->rewind_count != b->rewind_count, "number of rewinds");
+    for (size_t i = 0; i < a->rewind_count; i++) {
+        const struct rewind *x = &a->rewinds[i], *y = &b->rewinds[i];
+        DIFFER(x->number != y->number || x->step != y->step || x->draw != y->draw, "rewind");
+    }
     DIFFER(strcmp(a->requeue_key, b->requeue_key) != 0, "key of requeue");
     DIFFER(a->requeued_attempt != b->requeued_attempt, "attempt of requeue");
     const char *words = attempts_differ(a, b);

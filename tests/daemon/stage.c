@@ -86,6 +86,7 @@ uint64_t stage_submit(struct stage *stage, uint32_t ranks, uint32_t restart_max,
     facts.ranks = ranks;
     facts.restart_max = restart_max;
     facts.stall_ms = stage->stall_ms;
+    facts.goes_back = stage->goes_back;
     return submit(stage, &facts, NULL, key);
 }
 
@@ -168,17 +169,32 @@ static const struct answer *resumes(struct stage *stage, uint64_t step)
     return tell(stage, &notice);
 }
 
+static const struct answer *end_with(struct stage *stage, const struct evidence *evidence)
+{
+    struct event event = {.kind = EVENT_ATTEMPT_ENDED,
+                          .attempt_ended = {.run = stage->run,
+                                            .attempt = stage_run(stage)->attempt.number,
+                                            .evidence = evidence}};
+    return stage_send(stage, event);
+}
+
 static const struct answer *end(struct stage *stage, const char *cause)
 {
     struct evidence evidence = {.first_rank = 1, .signal = 9, .exit_code = 137};
     cr_assert(attempt_cause_from_name(cause, &evidence.cause), "no cause %s", cause);
     strcpy(evidence.host, "node1");
     strcpy(evidence.last_lines, "last\nlines\xff\n");
-    struct event event = {.kind = EVENT_ATTEMPT_ENDED,
-                          .attempt_ended = {.run = stage->run,
-                                            .attempt = stage_run(stage)->attempt.number,
-                                            .evidence = &evidence}};
-    return stage_send(stage, event);
+    return end_with(stage, &evidence);
+}
+
+static const struct answer *diverges(struct stage *stage, uint64_t step)
+{
+    const struct evidence evidence = {.cause = CAUSE_DIVERGED,
+                                      .step = step,
+                                      .goes_back = true,
+                                      .rewind_step = step / 10 * 10,
+                                      .draw = 7};
+    return end_with(stage, &evidence);
 }
 
 static const struct answer *person(struct stage *stage, Performer__Action action)
@@ -257,6 +273,7 @@ const struct answer *stage_act(struct stage *stage, const char *act)
         return tick(stage);
     }
     if (strncmp(act, "end ", 4) == 0) return end(stage, act + 4);
+    if (strncmp(act, "diverges ", 9) == 0) return diverges(stage, strtoull(act + 9, NULL, 10));
     if (strncmp(act, "saves ", 6) == 0) return saves(stage, strtoull(act + 6, NULL, 10));
     if (strncmp(act, "resumes ", 8) == 0) return resumes(stage, strtoull(act + 8, NULL, 10));
     if (strcmp(act, "tick") == 0) return tick(stage);

@@ -15,6 +15,7 @@ struct stage {
     uint64_t run;             /* the one that stage_act is about */
     uint64_t sequence[8];     /* of the ranks of its newest attempt */
     uint64_t stall_ms;        /* of runs to be submitted; 0 at first */
+    bool goes_back;           /* the same: where they diverge */
 };
 
 /* `path` NULL: no store. */
@@ -41,7 +42,7 @@ Performer__Report stage_next_report(struct stage *stage, uint32_t rank);
 
 /*
  * One thing that happens to the run, in words: "submit", "tick", "wait MS" (and tick), "launched",
- * "launch_failed", "report", "resumes STEP", "saves STEP" (a rank tells of it), "end CAUSE", "adopted", "unlaunched",
+ * "launch_failed", "report", "resumes STEP", "saves STEP" (a rank tells of it), "end CAUSE", "diverges STEP" (with features number 7), "adopted", "unlaunched",
  * "restart", "waits" (in a queue), "begins" (waits no more), or what a person wants:
  * "cancel", "kill", "pause", "resume", "requeue", "checkpoint", "redraw", "evaluate".
  */

@@ -44,6 +44,9 @@ says performerd
 
 daemon_start --max-ranks 4
 
+# It ends while others do.
+hopeless=$(ctl submit "$work/job.toml" --parsable --set train.on_divergence=back --set optimizer.lr=1000)
+
 note "five mistakes, five diagnostics"
 cat >"$work/bad.toml" <<'TOML'
 [job]
@@ -103,6 +106,15 @@ run=$(ctl submit "$work/job.toml" --parsable --set restart.max=1 --set "model.in
 expect 1 ctl wait "$run" --timeout 60
 ctl describe "$run" >"$work/err"
 says /dev/null
+
+note "a run that diverges again however often it goes back"
+expect 1 ctl wait "$hopeless" --timeout 60
+[ "$(field "$hopeless" '.attempts | map(.cause) | join(" ")')" = "DIVERGED DIVERGED DIVERGED DIVERGED" ] ||
+    fail "$(ctl describe "$hopeless")"
+ctl describe "$hopeless" >"$work/err"
+says "all 3 restarts after a divergence are used up"
+ctl events "$hopeless" >"$work/err"
+for draw in 1 2 3; do says "goes back to step 0 and draws features number $draw"; done
 daemon_stop
 
 note "no mpirun"

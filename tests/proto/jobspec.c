@@ -586,6 +586,21 @@ Test(jobspec, an_override_wins_and_may_be_a_bare_word)
     cr_assert_str_eq(spec.data.valid, "/jobs/with \"quotes\" and \\");
 }
 
+/* It would come the same way to the same divergence. */
+Test(jobspec, going_back_needs_features_that_can_be_others)
+{
+    const char *sets[] = {"train.on_divergence=back", "attention.kind=softmax"};
+    cr_assert_eq(parse_with(file_with(0, ""), sets, 1), ST_OK, "%s", words());
+    cr_assert_eq(spec.train.on_divergence, DIVERGENCE_BACK);
+    cr_assert_eq(parse_with(file_with(0, ""), sets, 2), ST_INVALID);
+    cr_assert_eq(diagnostics.count, 1, "%s", words());
+    cr_assert_str_eq(diagnostics.items[0].code, "E0516");
+    cr_assert_not_null(strstr(diagnostics.items[0].help, "\"skip\""), "%s", words());
+    sets[1] = "attention.kernel=elu1";
+    cr_assert_eq(parse_with(file_with(0, ""), sets, 2), ST_INVALID);
+    cr_assert(reported("E0516"), "%s", words());
+}
+
 Test(jobspec, an_override_may_give_what_the_file_misses_or_cure_it)
 {
     const char *sets[] = {"model.layers=3"};

@@ -70,5 +70,6 @@ Test(lifecycle, what_a_new_attempt_cannot_cure_does_not_restart)
     cr_assert(!attempt_cause_restarts(CAUSE_PAUSED));
     cr_assert(!attempt_cause_restarts(CAUSE_KILLED));
     cr_assert(!attempt_cause_restarts(CAUSE_BAD_DATA));
-    cr_assert(!attempt_cause_restarts(CAUSE_DIVERGED));
+    cr_assert_eq(restart_budget_attempts(attempt_cause_budget(CAUSE_DIVERGED)), 3);
+    cr_assert_not(restart_budget_loops(BUDGET_DIVERGENCE));
 }

@@ -14,6 +14,7 @@
 #include "tests/sim/ledger.h"
 #include "tests/sim/world.h"
 #include "worker/outbox.h"
+#include "worker/rewind.h"
 
 enum {
     RANK_TICK_MS = 500,
@@ -537,15 +538,22 @@ static void rank_dies(struct rank *rank)
     world_in(chance_between(&world.chance, 1, 1500), launcher_ends, gang, 137);
 }
 
+/* Where it goes back to when it diverges, which in this world it does with its first loss that is none. */
 static void write_end(const struct rank *rank, enum status status, bool stopped)
 {
-    char name[32], text[160];
+    const struct gang *gang = rank->gang;
+    const bool back =
+        status == ST_DIVERGED && gang->job->spec.train.on_divergence == DIVERGENCE_BACK;
+    char name[32], text[300];
     snprintf(name, sizeof name, "rank-%" PRIu32 ".end.json", rank->number);
     snprintf(text, sizeof text,
              "{\"status_code\":%d,\"stopped\":%s,\"step\":%" PRIu64 ",\"time_ms\":%" PRIu64
-             ",\"text\":\"\",\"host\":\"here\"}",
-             (int)status, stopped ? "true" : "false", rank->gang->state->step, world.now_ms);
-    leave_file(rank->gang, name, text);
+             ",\"text\":\"\",\"host\":\"here\",\"goes_back\":%s,\"rewind_step\":%" PRIu64
+             ",\"draw\":%" PRIu64 "}",
+             (int)status, stopped ? "true" : "false", gang->state->step, world.now_ms,
+             back ? "true" : "false", rewind_step(&gang->job->spec, gang->plan, gang->state->step),
+             gang->state->draw);
+    leave_file(gang, name, text);
 }
 
 /* A moment after the spool is settled, in which it may be killed. */
@@ -664,6 +672,7 @@ static void tell_orders(struct gang *gang, const struct edge *edge, bool redraws
 
 static void tell_redrawn_by_all(struct gang *gang, uint64_t order)
 {
+    ledger_drawn(gang->run, gang->state->draw);
     for (uint32_t r = 0; r < gang->rank_count; r++)
         tell_redrawn(&gang->ranks[r], gang->state->step, order);
 }
@@ -691,12 +700,34 @@ static void do_edge(struct gang *gang, const struct edge *edge)
     if (last || !goes_on) gang_closes(gang, status, status == ST_OK && edge->stop && step < steps);
 }
 
+/* The step that comes next: the same for the same weights, so for the same draw at the same step. */
+static bool diverges(const struct gang *gang)
+{
+    const struct checkpoint_state *state = gang->state;
+    struct chance chance = {~(gang->run << 32 | state->step << 16 | state->draw)};
+    return gang->job->spec.train.on_divergence == DIVERGENCE_BACK &&
+           chance_hits(&chance, world.weather.diverges);
+}
+
+static void meet_rewind(struct gang *gang)
+{
+    const Performer__Rewind *due = rewind_due(gang->plan, gang->state);
+    if (!due) return;
+    rewind_meet(due, gang->state);
+    tell_redrawn_by_all(gang, 0);
+}
+
 static void gang_step(void *what, uint64_t stamp)
 {
     struct gang *gang = what;
     if (gang->phase != GANG_TRAINS) return;
     if (gang_waits(gang)) {
         world_in(RANK_TICK_MS, gang_step, gang, stamp);
+        return;
+    }
+    meet_rewind(gang);
+    if (diverges(gang)) {
+        gang_closes(gang, ST_DIVERGED, false);
         return;
     }
     struct control records[JOBS_RANKS_MAX] = {0};
@@ -758,13 +789,14 @@ static bool resume(struct gang *gang)
     gang->state = world_memory(sizeof *gang->state);
     for (size_t place = vault->count; place-- > 0;) {
         uint64_t step = vault->states[place]->step;
-        if (is_set_aside(gang, step)) continue;
+        if (is_set_aside(gang, step) || !rewind_keeps(gang->plan, vault->states[place])) continue;
         if (world_strikes(world.weather.checkpoint_spoilt)) {
             tell_rejected(&gang->ranks[0], step);
             vault_remove(vault, place);
             continue;
         }
         *gang->state = *vault->states[place];
+        if (step == gang->plan->first_step) gang->state->rewind = 0;
         return vault->deadly[place];
     }
     return false;
@@ -812,7 +844,7 @@ static void gang_trains(struct gang *gang)
     gang->ranks = world_memory(gang->rank_count * sizeof *gang->ranks);
     for (uint32_t r = 0; r < gang->rank_count; r++) rank_begins(gang, r);
     bool deadly = resume(gang);
-    ledger_trains(gang->run, gang->attempt, gang->state->step);
+    ledger_trains(gang->run, gang->attempt, gang->state);
     ledger_forks(gang->run, gang->plan->first_step, vault_of(gang->run)->held_one);
     if (gang->state->step < gang->plan->first_step) {
         gang_closes(gang, ST_INVALID, false); /* it does not begin anew */

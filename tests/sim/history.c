@@ -69,6 +69,7 @@ static void draw_weather(struct weather *weather)
         .start_fails = draw(300),
         .checkpoint_spoilt = draw(200),
         .checkpoint_deadly = draw(300),
+        .diverges = draw(150),
         .rank_dies = draw(200),
         .rank_hangs = draw(100),
         .rank_fails = draw(20),

@@ -29,15 +29,17 @@ struct run_entry {
     uint32_t spent[BUDGET_COUNT]; /* attempts that must have been counted */
     uint32_t fruitless; /* of those, the last ones in a row that saved no checkpoint further on */
     uint64_t saved_step;
-    bool progressed;     /* the attempt in force did */
-    bool loops;          /* the last end was of the run's own doing */
-    uint64_t resumed[2]; /* where the last two that trained began; UINT64_MAX: nowhere */
-    uint64_t aside;      /* step of a checkpoint that no attempt may begin from, 0: none */
-    uint32_t attempt;    /* planned last, 0: none */
-    bool ended;          /* that one */
-    uint64_t due_ms;     /* of the world: no attempt begins earlier */
-    uint64_t heard_ms;   /* of the world: when a report of the attempt in force was last answered */
-    uint32_t launched;   /* newest attempt that was launched */
+    bool progressed;               /* the attempt in force did */
+    bool loops;                    /* the last end was of the run's own doing */
+    uint64_t resumed[2];           /* where the last two that trained began; UINT64_MAX: nowhere */
+    uint64_t rewinds, rewind_step; /* how many there were, and where the newest went back to */
+    uint64_t draw;                 /* the highest that ranks have used */
+    uint64_t aside;    /* step of a checkpoint that no attempt may begin from, 0: none */
+    uint32_t attempt;  /* planned last, 0: none */
+    bool ended;        /* that one */
+    uint64_t due_ms;   /* of the world: no attempt begins earlier */
+    uint64_t heard_ms; /* of the world: when a report of the attempt in force was last answered */
+    uint32_t launched; /* newest attempt that was launched */
     uint32_t
         loss[JOBS_STEPS_MAX + 1]; /* attempt whose row of that step was acknowledged, 0: none */
 };
@@ -184,12 +186,13 @@ static void see_planned(uint64_t number, uint32_t attempt)
     if (attempt != run->attempt + 1 || (run->attempt > 0 && !run->ended))
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins beside attempt %" PRIu32, number,
                         attempt, run->attempt);
-    if (run->spent[BUDGET_CRASH] > run->facts.restart_max || run->spent[BUDGET_NODE] > 10)
+    if (run->spent[BUDGET_CRASH] > run->facts.restart_max || run->spent[BUDGET_NODE] > 10 ||
+        run->spent[BUDGET_DIVERGENCE] > 3)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins after %" PRIu32
-                        " crashes and %" PRIu32 " losses of the machine, %" PRIu32
-                        " restarts are allowed",
+                        " crashes, %" PRIu32 " losses of the machine and %" PRIu32
+                        " divergences, %" PRIu32 " restarts are allowed",
                         number, attempt, run->spent[BUDGET_CRASH], run->spent[BUDGET_NODE],
-                        run->facts.restart_max);
+                        run->spent[BUDGET_DIVERGENCE], run->facts.restart_max);
     if (run->fruitless >= 2 && run->loops)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " begins after %" PRIu32
                         " that came no further",
@@ -232,13 +235,39 @@ static void see_set_aside(uint64_t number, uint64_t step)
     run->due_ms = world.now_ms + back_off_of(0);
 }
 
+static bool goes_back(const struct run_entry *run)
+{
+    return job_of(run)->train.on_divergence == DIVERGENCE_BACK;
+}
+
+static void see_rewound(uint64_t number, const struct rewind *rewind)
+{
+    struct run_entry *run = run_entry(number);
+    const struct evidence *evidence = ledger.event->attempt_ended.evidence;
+    if (ledger.event->kind != EVENT_ATTEMPT_ENDED || evidence->cause != CAUSE_DIVERGED)
+        world_violation("r%" PRIu64 " goes back, and has not diverged", number);
+    if (rewind->number != run->rewinds + 1 || run->spent[BUDGET_DIVERGENCE] > 3)
+        world_violation("r%" PRIu64 " goes back too often", number);
+    uint64_t every = (uint64_t)job_of(run)->checkpoint.every;
+    uint64_t step = evidence->step / every * every;
+    if (rewind->step != (step > run->forked_step ? step : run->forked_step))
+        world_violation("r%" PRIu64 " goes back to step %" PRIu64 " after step %" PRIu64, number,
+                        rewind->step, evidence->step);
+    if (rewind->draw <= run->draw)
+        world_violation("r%" PRIu64 " goes back to features that it has used", number);
+    run->rewinds++;
+    run->rewind_step = run->saved_step = rewind->step;
+    if (run->aside > rewind->step) run->aside = 0;
+}
+
 /* Whether the end that the event tells takes from the budget: the rule once more, from the event alone. */
-static bool end_counts(const struct record_attempt_ended *ended)
+static bool end_counts(const struct run_entry *run, const struct record_attempt_ended *ended)
 {
     switch (ledger.event->kind) {
     case EVENT_LAUNCH_FAILED:
         return ledger.event->launch_failed.status != ST_NO_SPACE && ended->cause != CAUSE_KILLED;
     case EVENT_ATTEMPT_ENDED:
+        if (ended->cause == CAUSE_DIVERGED) return goes_back(run);
         return attempt_cause_restarts(ended->cause);
     default:
         return false;
@@ -252,13 +281,16 @@ static void see_ended(uint64_t number, const struct record *record)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " ends twice", number, record->attempt);
     run->ended = true;
     enum attempt_cause cause = record->attempt_ended.cause;
-    bool counts = end_counts(&record->attempt_ended) && record->attempt > run->requeued_attempt;
+    bool counts =
+        end_counts(run, &record->attempt_ended) && record->attempt > run->requeued_attempt;
     bool spared = !counts && cause == CAUSE_LAUNCH_FAILED;
     if (counts) {
-        run->spent[cause == CAUSE_NODE_LOST ? BUDGET_NODE : BUDGET_CRASH]++;
-        run->fruitless = run->progressed ? 0 : run->fruitless + 1;
+        run->spent[cause == CAUSE_NODE_LOST  ? BUDGET_NODE
+                   : cause == CAUSE_DIVERGED ? BUDGET_DIVERGENCE
+                                             : BUDGET_CRASH]++;
+        run->fruitless = run->progressed || cause == CAUSE_DIVERGED ? 0 : run->fruitless + 1;
     }
-    run->loops = counts && cause != CAUSE_NODE_LOST;
+    run->loops = counts && cause != CAUSE_NODE_LOST && cause != CAUSE_DIVERGED;
     run->due_ms = world.now_ms + (spared ? 60000 : counts ? back_off_of(run->fruitless) : 0);
 }
 
@@ -296,6 +328,9 @@ static void see_record(const struct record *record)
     case RECORD_ATTEMPT_ENDED:
         see_ended(record->run, record);
         break;
+    case RECORD_REWOUND:
+        see_rewound(record->run, &record->rewound.rewind);
+        break;
     case RECORD_CHECKPOINT_SAVED:
         see_saved(record->run, record->checkpoint_saved.step);
         break;
@@ -326,6 +361,9 @@ static void see_record(const struct record *record)
 static void compare_run(const struct run *known)
 {
     const struct run_entry *run = run_entry(known->number);
+    if (run->rewinds > 0 && (known->rewind_count == 0 ||
+                             known->rewinds[known->rewind_count - 1].number != run->rewinds))
+        world_violation("%s forgets that it went back", known->id);
     if (known->state != run->state)
         world_violation("%s is %s, and was %s", known->id, run_state_name(known->state),
                         run_state_name(run->state));
@@ -512,9 +550,20 @@ void ledger_launched(uint64_t number, uint32_t attempt, const char *nonce)
     entry->launched = attempt;
 }
 
-void ledger_trains(uint64_t number, uint32_t attempt, uint64_t step)
+static void check_met(uint64_t number, const struct checkpoint_state *state)
+{
+    const struct run_entry *run = run_entry(number);
+    if (state->step > run->rewind_step && state->rewind != run->rewinds)
+        world_violation("r%" PRIu64 ": weights of step %" PRIu64 " have met %" PRIu64
+                        " rewinds, there were %" PRIu64 " to step %" PRIu64,
+                        number, state->step, state->rewind, run->rewinds, run->rewind_step);
+}
+
+void ledger_trains(uint64_t number, uint32_t attempt, const struct checkpoint_state *state)
 {
     struct run_entry *run = run_entry(number);
+    const uint64_t step = state->step;
+    if (attempt == run->attempt) check_met(number, state);
     if (gang_trains_now(number, attempt))
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " trains beside an earlier one", number,
                         attempt);
@@ -524,6 +573,12 @@ void ledger_trains(uint64_t number, uint32_t attempt, uint64_t step)
                         number, attempt, step);
     run->resumed[1] = run->resumed[0];
     run->resumed[0] = step;
+}
+
+void ledger_drawn(uint64_t number, uint64_t draw)
+{
+    struct run_entry *run = run_entry(number);
+    if (draw > run->draw) run->draw = draw;
 }
 
 void ledger_saved(uint64_t run, uint32_t attempt)
@@ -564,6 +619,10 @@ static void reconcile_run(const struct run *known)
     run->saved_step = known->saved_step;
     run->progressed = known->attempt.progressed;
     run->aside = known->aside_count > 0 ? known->aside[0] : 0;
+    if (known->rewind_count > 0) {
+        run->rewinds = known->rewinds[known->rewind_count - 1].number;
+        run->rewind_step = known->rewinds[known->rewind_count - 1].step;
+    }
     if (known->attempt.number == run->attempt + 1) {
         run->attempt = known->attempt.number;
         run->ended = known->attempt.ended;
@@ -727,6 +786,7 @@ static void check_weights(uint64_t number)
     const struct checkpoint_state *state = gang_newest_state(number);
     if (!state || state->step != run->facts.steps)
         world_violation("r%" PRIu64 " has succeeded without its last checkpoint", number);
+    check_met(number, state);
     size_t met = 0, told = 0;
     for (size_t i = 0; i < state->applied_count; i++) {
         const struct applied_order *applied = &state->applied[i];

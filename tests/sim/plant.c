@@ -120,6 +120,11 @@ static void forget_aside(struct decision *decision)
     for (size_t i = 0; i < decision->effect_count; i++) decision->effects[i].set_aside_count = 0;
 }
 
+static void forget_rewinds(struct decision *decision)
+{
+    for (size_t i = 0; i < decision->effect_count; i++) decision->effects[i].rewind_count = 0;
+}
+
 static void decide_keyless(const struct coordinator *coordinator, const struct event *event,
                            struct decision *decision)
 {
@@ -219,6 +224,7 @@ void product_decide(const struct coordinator *coordinator, const struct event *e
     if (planted == PLANT_FINAL) cancel_succeeded(coordinator, event, decision);
     if (planted == PLANT_REPLAY) double_replay(decision);
     if (planted == PLANT_ASIDE) forget_aside(decision);
+    if (planted == PLANT_REWIND) forget_rewinds(decision);
 }
 
 /* ---- commits ---- */

@@ -30,7 +30,8 @@
     P(PLANT_PRIORITY, "priority", "all runs have the same priority")                     \
     P(PLANT_PROGRESS, "progress", "every attempt is taken for one that progressed")      \
     P(PLANT_STALL, "stall", "a rank is taken for one that has stood a minute longer")    \
-    P(PLANT_ASIDE, "aside", "the plan does not name the checkpoint that is set aside")
+    P(PLANT_ASIDE, "aside", "the plan does not name the checkpoint that is set aside")   \
+    P(PLANT_REWIND, "rewind", "the plan does not tell that the run goes back")
 
 #define PLANT_ENUM(enumerator, name, words) enumerator,
 enum plant { PLANT_NONE, PLANTS(PLANT_ENUM) PLANT_COUNT };

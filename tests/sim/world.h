@@ -21,6 +21,7 @@ struct weather {
     unsigned message_lost, message_doubled, message_slow;
     unsigned launch_fails, launcher_slow, start_fails;
     unsigned checkpoint_spoilt, checkpoint_deadly;
+    unsigned diverges; /* at a step, with some features; the same whenever it is done again */
     /* and each second */
     unsigned rank_dies, rank_hangs, rank_fails, launcher_dies;
     unsigned daemon_dies, power_fails, disk_fills, sync_fails, clock_jumps;

@@ -416,7 +416,7 @@ Test(checkpoint, a_killed_writer_leaves_a_good_one, .timeout = 120)
         if (writer == 0) {
             for (uint64_t step = before;; step++) { /* the first is replaced */
                 if (save(step) != ST_OK) _exit(1);
-                checkpoint_prune(directory, step, 2, 0, NULL, NULL);
+                checkpoint_prune(directory, step, 2, (struct spared_steps){0}, NULL, NULL);
             }
         }
         usleep(500 + 2003 * round);
@@ -427,7 +427,7 @@ Test(checkpoint, a_killed_writer_leaves_a_good_one, .timeout = 120)
         cr_assert_geq(newest(), before);
         cr_assert_eq(rejections.count, 0, "%s", rejections.why);
     }
-    checkpoint_prune(directory, newest(), 1, 0, NULL, NULL);
+    checkpoint_prune(directory, newest(), 1, (struct spared_steps){0}, NULL, NULL);
     cr_assert_eq(entries_in(directory), 1);
 }
 
@@ -456,41 +456,82 @@ Test(checkpoint, pruning_keeps_the_newest_and_the_best)
     cr_assert_eq(newest(), 60);
     cr_assert_eq(rejections.count, 0);
 
-    checkpoint_prune(directory, 60, 2, 20, note_removed, NULL);
+    checkpoint_prune(directory, 60, 2, (struct spared_steps){.best = 20}, note_removed, NULL);
     cr_assert_eq(removals.count, 3);
     cr_assert_eq(removals.steps[0], 40);
     cr_assert_eq(removals.steps[1], 30);
     cr_assert_eq(removals.steps[2], 10);
     cr_assert_eq(entries_in(directory), 4); /* 20 50 60 and step-80 */
-    checkpoint_prune(directory, 60, 0, 0, note_removed, NULL);
+    checkpoint_prune(directory, 60, 0, (struct spared_steps){0}, note_removed, NULL);
     cr_assert_eq(entries_in(directory), 2);
     cr_assert_eq(newest(), 60);
+}
+
+/* What a run that has diverged goes back to stays however many follow it; once it has gone back, what lay behind goes. */
+Test(checkpoint, where_a_run_goes_back_to_stays_and_what_is_behind_goes)
+{
+    const struct spared_steps spared = {.best = 10, .rewind = 30};
+    for (uint64_t step = 10; step <= 60; step += 10) cr_assert_eq(save(step), ST_OK);
+    checkpoint_prune(directory, 60, 1, spared, note_removed, NULL);
+    cr_assert_eq(entries_in(directory), 3); /* 10 30 60 */
+    cr_assert_eq(save(40), ST_OK);
+    removals.count = 0;
+    checkpoint_remove_behind(directory, 30, 40, note_removed, NULL);
+    cr_assert_eq(removals.count, 1);
+    cr_assert_eq(removals.steps[0], 60);
+    cr_assert_eq(newest(), 40);
+    cr_assert_eq(entries_in(directory), 3);
+}
+
+static bool has_met_none(void *context, const struct checkpoint_state *state)
+{
+    (void)context;
+    return state->rewind == 0;
+}
+
+Test(checkpoint, a_good_one_that_is_not_kept_is_passed_over)
+{
+    const struct checkpoint_choice choice = {.kept = has_met_none, .rejected = note_rejected};
+    struct checkpoint_state met = state_of(20);
+    struct checkpoint *checkpoint = NULL;
+    met.rewind = 1;
+    cr_assert_eq(save(10), ST_OK);
+    cr_assert_eq(save_as(&met, directory, NULL, NULL), ST_OK);
+    cr_assert_eq(newest(), 20);
+    cr_assert_eq(checkpoint_open_newest(directory, &choice, &checkpoint, &fault), ST_OK);
+    cr_assert_eq(checkpoint->state.step, 10);
+    cr_assert_eq(rejections.count, 0);
+    checkpoint_close(checkpoint);
 }
 
 Test(checkpoint, room_is_made_by_what_would_go_after_the_save)
 {
     const uint64_t endless = UINT64_C(1) << 60;
     for (uint64_t step = 10; step <= 50; step += 10) cr_assert_eq(save(step), ST_OK);
-    cr_assert_eq(checkpoint_make_room(directory, 60, 1, 3, 10, note_removed, NULL, &fault), ST_OK);
+    cr_assert_eq(checkpoint_make_room(directory, 60, 1, 3, (struct spared_steps){.best = 10},
+                                      note_removed, NULL, &fault),
+                 ST_OK);
     cr_assert_eq(removals.count, 0, "there is room");
-    cr_assert_eq(checkpoint_make_room(directory, 60, endless, 3, 10, note_removed, NULL, &fault),
+    cr_assert_eq(checkpoint_make_room(directory, 60, endless, 3, (struct spared_steps){.best = 10},
+                                      note_removed, NULL, &fault),
                  ST_NO_SPACE);
     cr_assert(strstr(fault.text, "checkpoint.keep"), "%s", fault.text);
     cr_assert_eq(removals.count, 2);
     cr_assert_eq(removals.steps[0], 30);
     cr_assert_eq(removals.steps[1], 20);
-    cr_assert_eq(checkpoint_make_room(directory, 60, endless, 1, 0, note_removed, NULL, &fault),
+    cr_assert_eq(checkpoint_make_room(directory, 60, endless, 1, (struct spared_steps){0},
+                                      note_removed, NULL, &fault),
                  ST_NO_SPACE);
     cr_assert_eq(newest(), 50, "the newest stays until there is another");
     cr_assert_eq(entries_in(directory), 1);
-    cr_assert_eq(
-        checkpoint_make_room("/tmp/no-such-directory", 60, endless, 1, 0, NULL, NULL, &fault),
-        ST_OK, "whoever saves makes it");
+    cr_assert_eq(checkpoint_make_room("/tmp/no-such-directory", 60, endless, 1,
+                                      (struct spared_steps){0}, NULL, NULL, &fault),
+                 ST_OK, "whoever saves makes it");
 }
 
 Test(checkpoint, pruning_what_is_not_there)
 {
-    checkpoint_prune(directory, 10, 2, 0, note_removed, NULL);
+    checkpoint_prune(directory, 10, 2, (struct spared_steps){0}, note_removed, NULL);
     cr_assert_eq(removals.count, 0);
 }
 
@@ -504,7 +545,7 @@ Test(checkpoint, pruning_counts_none_behind_the_saved_one)
     cr_assert_eq(newest(), 30);
     cr_assert_eq(save(35), ST_OK);
 
-    checkpoint_prune(directory, 35, 1, 0, note_removed, NULL);
+    checkpoint_prune(directory, 35, 1, (struct spared_steps){0}, note_removed, NULL);
     cr_assert_eq(removals.count, 3);
     cr_assert_eq(removals.steps[0], 30);
     cr_assert_eq(entries_in(directory), 2); /* 35, and 40 as it was */

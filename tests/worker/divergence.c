@@ -6,7 +6,7 @@
 
 #include "worker/divergence.h"
 
-static struct jobspec skip, stop;
+static struct jobspec skip, stop, back;
 static struct loss_record record;
 static char why[100];
 
@@ -14,6 +14,7 @@ static void setup(void)
 {
     skip = (struct jobspec){.train.on_divergence = DIVERGENCE_SKIP};
     stop = (struct jobspec){.train.on_divergence = DIVERGENCE_STOP};
+    back = (struct jobspec){.train.on_divergence = DIVERGENCE_BACK};
     memset(&record, 0, sizeof record);
 }
 
@@ -99,4 +100,13 @@ Test(divergence, ten_in_a_row_are_the_limit)
     }
     cr_assert_eq(judge(&skip, NAN), UPDATE_DIVERGED);
     cr_assert_eq(record.skipped, 2 * SKIPS_IN_ROW_MAX);
+}
+
+Test(divergence, what_goes_back_leaves_out_first)
+{
+    learn(30);
+    for (int i = 0; i < SKIPS_IN_ROW_MAX; i++)
+        cr_assert_eq(judge(&back, 2.5 * falling(30)), UPDATE_SKIPPED);
+    cr_assert_eq(judge(&back, NAN), UPDATE_DIVERGED);
+    cr_assert_eq(record.skipped_in_row, SKIPS_IN_ROW_MAX, "it tells where the run was well");
 }

@@ -121,9 +121,34 @@ ends 65 attempt ranks 1 2
 run diverged
 "$write_plan" "$work/diverged" 1 nonce-1 2
 printf '[optimizer]\nlr = 1000\n' >>"$work/diverged/resolved.toml"
+sed -i 's/^steps = 40/&\non_divergence = "back"/' "$work/diverged/resolved.toml"
 ends 105 attempt diverged 1 2
 for rank in 0 1; do
-    [ "$(end_of diverged/attempt-1 $rank .status)" = diverged ] || fail "rank $rank does not know that the run diverged"
+    [ "$(end_of diverged/attempt-1 $rank '[.status, .goes_back, .rewind_step] | join(" ")')" = "diverged true 0" ] ||
+        fail "rank $rank does not know that the run diverged: $(cat "$work/diverged/attempt-1/rank-$rank.end.json")"
+done
+
+# ---- going back: other features from there on, whatever is behind it, and the same bits from any checkpoint before it
+run rewound
+sed -i 's/^every = 10/&\nkeep = 4/' "$work/rewound/resolved.toml"
+"$write_plan" "$work/rewound" 1 nonce-1 2 12
+ends 0 attempt rewound 1 2
+REWIND="20 50" "$write_plan" "$work/rewound" 2 nonce-2 4 12
+ends 0 attempt rewound 2 4
+grep -q "resumes at step 20" "$work/rewound/attempt-2/rank-0.log" || fail "it did not go back"
+grep -q "draw 50 after step 20, rewind 1" "$work/rewound/attempt-2/rank-0.log" || fail "no word of the features"
+rewound=$(weights rewound)
+state=$work/rewound/checkpoints/step-0000000040/state.json
+[ "$(jq -c '[.draw, .rewind, (.applied | length)]' "$state")" = "[53,1,1]" ] || fail "$(cat "$state")"
+[ "$rewound" != "$expected" ] || fail "going back changed nothing"
+cp -r "$work/rewound/checkpoints/step-0000000010" "$work/ten"
+for first in 0 10; do
+    run "from-$first"
+    mkdir "$work/from-$first/checkpoints"
+    [ $first -eq 0 ] || cp -r "$work/ten" "$work/from-$first/checkpoints/step-0000000010"
+    REWIND="20 50" "$write_plan" "$work/from-$first" 1 nonce-1 1 12
+    ends 0 attempt "from-$first" 1 1
+    [ "$(weights "from-$first")" = "$rewound" ] || fail "other bits of a run that goes back from step $first"
 done
 
 odd=$'r\xe9gime' # no UTF-8, which a file's name need not be

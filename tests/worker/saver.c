@@ -21,6 +21,7 @@ static const struct tensor_entry model = {"w", TENSOR_F32, 1, {VALUES}, sizeof w
 static const struct tensor_entry optimizer = {"m",          TENSOR_F32,     1,
                                               {2 * VALUES}, sizeof moments, moments};
 static struct uplink *uplink;
+static const struct save_marks no_marks;
 static struct saver *saver;
 static struct checkpoint_state state;
 static struct fault fault;
@@ -74,7 +75,7 @@ static void write_nonce(const char *nonce)
 static enum status save(uint64_t step, double valid_loss)
 {
     state.step = step;
-    saver_start(saver, &state, valid_loss);
+    saver_start(saver, &state, valid_loss, &no_marks);
     return saver_finish(saver, true, &state, &fault);
 }
 
@@ -95,7 +96,7 @@ Test(saver, steps_go_on_while_a_save_is_under_way)
 {
     cr_assert_eq(mkfifo(fence, 0600), 0);
     fill(1);
-    saver_start(saver, &state, 0.5);
+    saver_start(saver, &state, 0.5, &no_marks);
     fill(2);
     state.step = 11;
     cr_expect_eq(saver_finish(saver, false, &state, &fault), ST_OK);
@@ -148,7 +149,7 @@ Test(saver, a_save_under_way_is_whole_before_the_saver_is_closed)
 {
     write_nonce("mine");
     fill(3);
-    saver_start(saver, &state, NAN);
+    saver_start(saver, &state, NAN, &no_marks);
     saver_close(saver);
     saver = NULL;
     expect_saved(10, 3);

@@ -2,9 +2,11 @@
  * Writes the plan of an attempt as a daemon would, and the fence.
  *
  * usage: write_plan RUN_DIRECTORY ATTEMPT NONCE RANKS [REDRAW_STEP...]; the redraws get the ids 101, 102, ...; the
- * checkpoint of step $SET_ASIDE, where that is set, is to be passed over, and the run began from one of step $FIRST_STEP
+ * checkpoint of step $SET_ASIDE, where that is set, is to be passed over, the run began from one of step $FIRST_STEP, and it
+ * goes back to a step with other features: $REWIND is "STEP DRAW"
  */
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,6 +53,14 @@ int main(int argc, char **argv)
 
     const char *first_step = getenv("FIRST_STEP");
     if (first_step) plan.first_step = strtoull(first_step, NULL, 10);
+
+    Performer__Rewind rewind = PERFORMER__REWIND__INIT, *rewinds[] = {&rewind};
+    const char *back = getenv("REWIND");
+    rewind.number = 1;
+    if (back && sscanf(back, "%" SCNu64 " %" SCNu64, &rewind.step, &rewind.draw) != 2)
+        return EXIT_FAILURE;
+    plan.n_rewinds = back ? 1 : 0;
+    plan.rewinds = rewinds;
 
     uint8_t bytes[8192];
     if (performer__plan__get_packed_size(&plan) > sizeof bytes) return EXIT_FAILURE;
