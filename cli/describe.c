@@ -107,7 +107,11 @@ static void print_ranks(const Performer__RunDetail *detail, const struct termina
         table_cell(&table, STYLE_PLAIN, "%llu", ull(rank->step));
         table_cell(&table, STYLE_PLAIN, "%s",
                    rank->step_ms > 0 ? span_text(rank->step_ms).text : "-");
-        table_cell(&table, STYLE_PLAIN, "%s ago", duration_text((int64_t)rank->heard_ms).text);
+        if (rank->slow)
+            table_cell(&table, STYLE_WARN, "%s ago, slow: score %.2f",
+                       duration_text((int64_t)rank->heard_ms).text, rank->score);
+        else
+            table_cell(&table, STYLE_PLAIN, "%s ago", duration_text((int64_t)rank->heard_ms).text);
     }
     table_print(&table, stdout, terminal);
     table_fini(&table);

@@ -414,6 +414,7 @@ static void put_rank(const struct rank_columns *at, const Performer__RankInfo *r
     screen_pad(screen, at->heard);
     screen_put(screen, silent ? STYLE_WARN : STYLE_DIM, "%s%s",
                duration_text((int64_t)rank->heard_ms).text, at->host > 0 ? " ago" : "");
+    if (rank->slow) screen_put(screen, STYLE_WARN, " slow");
 }
 
 static void put_ranks(const Performer__RunDetail *detail, size_t rows, struct screen *screen)

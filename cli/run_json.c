@@ -84,14 +84,16 @@ static json_t *attempt_json(const Performer__AttemptInfo *attempt)
 
 static json_t *rank_json(const Performer__RankInfo *rank)
 {
-    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", //
-                     "rank", integer(rank->rank),     //
-                     "host", text(rank->host),        //
-                     "pid", integer(rank->pid),       //
-                     "step", integer(rank->step),     //
-                     "phase", text(rank->phase),      //
-                     "step_ms", real(rank->step_ms),  //
-                     "heard_ms", integer(rank->heard_ms));
+    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", //
+                     "rank", integer(rank->rank),             //
+                     "host", text(rank->host),                //
+                     "pid", integer(rank->pid),               //
+                     "step", integer(rank->step),             //
+                     "phase", text(rank->phase),              //
+                     "step_ms", real(rank->step_ms),          //
+                     "heard_ms", integer(rank->heard_ms),     //
+                     "score", real(rank->score),              //
+                     "slow", json_boolean(rank->slow));
 }
 
 static json_t *redraw_json(const Performer__RedrawInfo *redraw)

@@ -227,6 +227,7 @@ static bool cancel_hopeless(const struct scene *scene)
 void decide_tick(const struct scene *scene)
 {
     if (decide_stall(scene)) return;
+    if (decide_stragglers(scene)) return;
     if (lapse_lease(scene)) return;
     if (cancel_hopeless(scene)) return;
     if (restart_due(scene)) return;

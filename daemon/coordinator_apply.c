@@ -6,6 +6,7 @@
 
 #include "daemon/coordinator.h"
 #include "daemon/memory.h"
+#include "daemon/straggler.h"
 
 void coordinator_init(struct coordinator *coordinator, uint32_t ranks_max)
 {
@@ -45,7 +46,7 @@ void coordinator_restore(struct coordinator *coordinator, struct run *run, uint6
     append_run(coordinator, run);
     run->heard_ms = now_ms; /* it has a whole lease to be heard in */
     run->due_ms = now_ms + back_off_ms(run);
-    run->attempt.pressed_ms = now_ms;
+    run->attempt.pressed_ms = run->attempt.window_ms = now_ms;
     for (uint32_t r = 0; run->attempt.ranks && r < run->facts.ranks; r++) {
         run->attempt.ranks[r].sequence_heard = run->attempt.ranks[r].sequence;
         run->attempt.ranks[r].heard_ms = now_ms;
@@ -126,6 +127,7 @@ static void apply_attempt_planned(struct coordinator *coordinator, struct run *r
                                     .stalled_rank = -1,
                                     .ranks = memory_zeroed(run->facts.ranks, sizeof(struct rank))};
     for (uint32_t r = 0; r < run->facts.ranks; r++) run->attempt.ranks[r].heard_ms = now_ms;
+    run->attempt.window_ms = now_ms;
     text_copy(run->attempt.nonce, sizeof run->attempt.nonce, record->attempt_planned.nonce);
     run->tokens = memory_grow(run->tokens, record->attempt * sizeof run->tokens[0]);
     text_copy(run->tokens[record->attempt - 1], sizeof run->tokens[0],
@@ -205,6 +207,17 @@ static void apply_rank_started(struct coordinator *coordinator, struct run *run,
     run->step = started->resumed_step;
 }
 
+/* What it did before this daemon first heard of it is of no window. */
+static void hear_own_time(struct rank *rank, const Performer__Heartbeat *heartbeat)
+{
+    const bool first = rank->own_steps == 0 || heartbeat->own_steps < rank->own_steps;
+    rank->own_steps = heartbeat->own_steps;
+    rank->own_ms = heartbeat->own_ms;
+    if (!first) return;
+    rank->window_steps = rank->own_steps;
+    rank->window_own_ms = rank->own_ms;
+}
+
 static void apply_rank_heard(struct coordinator *coordinator, struct run *run,
                              const struct record *record, uint64_t now_ms)
 {
@@ -219,11 +232,26 @@ static void apply_rank_heard(struct coordinator *coordinator, struct run *run,
     if (!heard->heartbeat) return;
     rank->step = heard->heartbeat->step;
     rank->step_ms = heard->heartbeat->step_ms;
+    hear_own_time(rank, heard->heartbeat);
     rank->stood_ms = heard->heartbeat->stood_ms;
     rank->usual_ms = heard->heartbeat->usual_ms;
     rank->pid = heard->heartbeat->pid;
     text_copy(rank->phase, sizeof rank->phase, heard->heartbeat->phase);
     text_copy(rank->host, sizeof rank->host, heard->heartbeat->host);
+}
+
+static void apply_ranks_scored(struct coordinator *coordinator, struct run *run,
+                               const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator;
+    run->attempt.window_ms = now_ms;
+    for (uint32_t r = 0; r < run->facts.ranks; r++) {
+        struct rank *rank = rank_of(run, record, r);
+        rank->score = record->ranks_scored.scores[r];
+        rank->slow_windows = straggler_windows(rank, rank->score);
+        rank->window_steps = rank->own_steps;
+        rank->window_own_ms = rank->own_ms;
+    }
 }
 
 static void apply_report_taken(struct coordinator *coordinator, struct run *run,

@@ -8,6 +8,7 @@
 #include "daemon/memory.h"
 #include "daemon/scene.h"
 #include "daemon/stall.h"
+#include "daemon/straggler.h"
 
 /* NULL: the event is about an attempt that is over or another than the newest. */
 static const struct run *living_run(const struct coordinator *coordinator, uint64_t number,
@@ -315,6 +316,37 @@ bool decide_stall(const struct scene *scene)
         }
         if (!stall_find(known.run, now_ms, scene->event->tick.awake_ms, &stall)) continue;
         rescue_stalled(&known, &stall);
+        return true;
+    }
+    return false;
+}
+
+/* Once when it becomes slow, and once when it is slow no more. */
+static void tell_straggler(const struct scene *scene, uint32_t number, double score)
+{
+    const struct rank *rank = &scene->run->attempt.ranks[number];
+    const uint32_t windows = straggler_windows(rank, score);
+    const char *on = rank->host[0] != '\0' ? " on " : "";
+    if (windows == STRAGGLER_WINDOWS)
+        scene_note(scene, NOTE_RANK_SLOW, rank->step,
+                   "rank %" PRIu32 "%s%s is slow: a step takes %.1f ms of its own time, %.2f times "
+                   "the median of all ranks",
+                   number, on, rank->host, straggler_own_ms(rank), 1 / score);
+    else if (windows == 0 && rank->slow_windows >= STRAGGLER_WINDOWS)
+        scene_note(scene, NOTE_RANK_WELL, rank->step, "rank %" PRIu32 "%s%s is slow no more",
+                   number, on, rank->host);
+}
+
+bool decide_stragglers(const struct scene *scene)
+{
+    for (size_t i = 0; i < scene->coordinator->run_count; i++) {
+        struct scene known = *scene;
+        known.run = scene->coordinator->runs[i];
+        if (known.run->state != RUN_RUNNING) continue;
+        double *scores = decision_memory(scene->decision, known.run->facts.ranks * sizeof *scores);
+        if (!straggler_scores(known.run, scene->event->now_ms, scores)) continue;
+        for (uint32_t r = 0; r < known.run->facts.ranks; r++) tell_straggler(&known, r, scores[r]);
+        scene_record(&known, RECORD_RANKS_SCORED)->ranks_scored.scores = scores;
         return true;
     }
     return false;

@@ -10,6 +10,7 @@
 
 #include "daemon/memory.h"
 #include "daemon/response.h"
+#include "daemon/straggler.h"
 #include "proto/wire.h"
 
 enum {
@@ -209,6 +210,8 @@ static void add_ranks(const struct query_view *view, const struct run *run,
         info->step = rank->step;
         info->phase = message_text(rank->phase);
         info->step_ms = rank->step_ms;
+        info->score = rank->score;
+        info->slow = rank->slow_windows >= STRAGGLER_WINDOWS;
         info->heard_ms = view->now_ms > heard_ms ? view->now_ms - heard_ms : 0;
         message_append(&detail->ranks, &detail->n_ranks, info);
     }

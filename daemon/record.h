@@ -110,6 +110,11 @@ struct record_rank_heard {
     const Performer__Heartbeat *heartbeat; /* NULL: the report had none */
 };
 
+/* A window is over, and another begins. */
+struct record_ranks_scored {
+    const double *scores; /* (ranks) */
+};
+
 struct record_report_taken {
     uint32_t rank;
     uint64_t sequence;

@@ -111,7 +111,11 @@ struct rank {
     uint64_t step;
     char phase[PHASE_SIZE];
     double step_ms;
-    uint64_t stood_ms, usual_ms; /* in that phase, and the longest that it took before */
+    uint64_t stood_ms, usual_ms;      /* in that phase, and the longest that it took before */
+    uint64_t own_steps, window_steps; /* done in the attempt, and by the beginning of the window */
+    double own_ms, window_own_ms;     /* of its own time, that they took (straggler.h) */
+    double score;                     /* of the last window, 0: there was none */
+    uint32_t slow_windows;            /* in a row */
     char host[HOST_SIZE];
     uint64_t pid;
 };
@@ -129,8 +133,9 @@ struct attempt {
     uint64_t pid_start_time;
     uint64_t planned_ms;
     int stalled_rank; /* a rank that stood still: the attempt was told to end; -1: none */
-    char stalled_text[RUN_REASON_SIZE];    /* and where */
-    uint64_t pressed_ms;                   /* live, monotonic: when it was last told */
+    char stalled_text[RUN_REASON_SIZE]; /* and where */
+    uint64_t pressed_ms;                /* live, monotonic: when it was last told */
+    uint64_t window_ms; /* live, monotonic: when the window of the ranks' scores began */
     char rendezvous[RENDEZVOUS_TEXT_SIZE]; /* as rank 0 told it; "": not yet */
     struct rank *ranks;                    /* (run->facts.ranks) */
 };

@@ -40,6 +40,9 @@ void scene_answer_run(const struct scene *scene, const struct run *run);
 /* Part of a tick: an attempt that stands still is told to end, and after a grace killed. True: something was decided. */
 bool decide_stall(const struct scene *scene);
 
+/* The same: a window of the ranks' scores is over. */
+bool decide_stragglers(const struct scene *scene);
+
 /* One for each kind of event: decide_submit, decide_act, decide_report, ... */
 #define DECIDE_PROTOTYPE(enumerator, tag) void decide_##tag(const struct scene *scene);
 EVENTS(DECIDE_PROTOTYPE)

@@ -772,6 +772,7 @@ static enum status store_noted(struct store *store, const struct record *record,
 
 /* How things are now is nobody's history. */
 #define store_rank_heard      NULL
+#define store_ranks_scored    NULL
 #define store_attempt_pressed NULL
 #define store_attempt_waits   NULL
 

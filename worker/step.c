@@ -23,6 +23,7 @@ struct step_sums {
     double loss;             /* mean over the predicted tokens of the global batch */
     double norm;             /* of the mean loss's gradient, before clipping */
     int64_t counted, tokens; /* predicted; all but padding */
+    double waited_ms;        /* of this rank, for the others */
 };
 
 struct shard_place shard_place(int64_t index, int64_t count)
@@ -149,6 +150,7 @@ static enum status run_shards(struct training *t, uint64_t step, struct control 
 static enum status reduce(struct training *t, uint64_t step, struct control *control,
                           struct step_sums *sums, struct fault *fault)
 {
+    const double begin_ms = steady_clock_ms();
     training_phase(t, step, PHASE_REDUCE);
     control->stop_asked = t->setup.stop_asked && t->setup.stop_asked();
     control->fenced = uplink_fenced(t->setup.uplink);
@@ -166,6 +168,7 @@ static enum status reduce(struct training *t, uint64_t step, struct control *con
         sums->tokens += t->records[rank].tokens;
     }
     sums->loss = tree_sum(t->rank_losses, ranks) / (double)sums->counted;
+    sums->waited_ms = steady_clock_ms() - begin_ms;
     return ST_OK;
 }
 
@@ -323,6 +326,7 @@ enum status step_run(struct training *t, struct edge *edge, struct fault *fault)
     orders_decide(&t->orders, step, t->records, collective_ranks(t->setup.collective), &t->state,
                   edge);
     t->step_ms = steady_clock_ms() - begin_ms;
+    uplink_step_done(t->setup.uplink, t->step_ms - sums.waited_ms);
     training_tell_orders(t, edge, true);
     if (!edge->fenced) tell_metrics(t, step, &sums, lr);
     return ST_OK;

@@ -62,6 +62,8 @@ struct uplink {
     enum status refused; /* with what the daemon refuses this rank for good */
     bool meeting;        /* the text is being waited for: heartbeats come with each tick */
     char rendezvous[RENDEZVOUS_MAX];
+    uint64_t own_steps; /* done */
+    double own_ms;      /* that they took, without waiting for others */
     bool closing;
     int64_t deadline_ms; /* of the close */
 
@@ -112,6 +114,8 @@ static void heartbeat_take(struct uplink *uplink)
     uplink->heartbeat.step_ms = uplink->step_ms;
     uplink->heartbeat.stood_ms = (uint64_t)(monotonic_ms() - uplink->phase_began_ms);
     uplink->heartbeat.usual_ms = (uint64_t)uplink->longest_ms[uplink->phase];
+    uplink->heartbeat.own_steps = uplink->own_steps;
+    uplink->heartbeat.own_ms = uplink->own_ms;
 }
 
 /* All that is queued; what is left in its place is empty and keeps its memory. */
@@ -445,6 +449,15 @@ void uplink_phase(struct uplink *uplink, uint64_t step, enum phase phase, double
     uplink->step_ms = step_ms;
     uplink->phase = phase;
     uplink->phase_began_ms = now_ms;
+    pthread_mutex_unlock(&uplink->lock);
+}
+
+void uplink_step_done(struct uplink *uplink, double own_ms)
+{
+    if (!uplink->client) return;
+    pthread_mutex_lock(&uplink->lock);
+    uplink->own_steps++;
+    uplink->own_ms += own_ms;
     pthread_mutex_unlock(&uplink->lock);
 }
 

@@ -39,6 +39,9 @@ void uplink_notice(struct uplink *uplink, uint64_t step, const Performer__Notice
 /* A phase begins. Heartbeats tell how long it has lasted, and how long one took at most before. */
 void uplink_phase(struct uplink *uplink, uint64_t step, enum phase phase, double step_ms);
 
+/* A step is done; `own_ms` of it this rank did not wait for others. */
+void uplink_step_done(struct uplink *uplink, double own_ms);
+
 /* Orders that the daemon's newest reply wants and that have not been marked as applied: at most `max`, by
  * id. */
 struct wanted_order {

@@ -1447,6 +1447,48 @@ static void heartbeat(struct stage *stage, uint32_t rank, const char *phase, uin
     stage_report(stage, &report);
 }
 
+/* Both ranks have done `steps` in all; rank 1 took so much longer of its own time. */
+static void beat_own_time(struct stage *stage, uint64_t steps, double own_ms)
+{
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        Performer__Heartbeat beat = PERFORMER__HEARTBEAT__INIT;
+        beat.host = (char *)"node7";
+        beat.own_steps = steps;
+        beat.own_ms = rank == 1 ? own_ms : (double)steps;
+        Performer__Report report = stage_next_report(stage, rank);
+        report.heartbeat = &beat;
+        stage_report(stage, &report);
+    }
+    stage_act(stage, "wait 5000");
+}
+
+/* In the third window, once; and once when it is well again. A new daemon knows nothing of it and looks again. */
+Test(straggler, is_told_of_and_left_alone)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    double own_ms = 100;
+    uint64_t steps = 100;
+    beat_own_time(&stage, steps, own_ms); /* from here on */
+    for (int window = 1; window <= 5; window++) {
+        beat_own_time(&stage, steps += 10, own_ms += 40);
+        cr_assert_eq(stage_noted(&stage, NOTE_RANK_SLOW), window == 3, "window %d", window);
+        cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 0);
+    }
+    cr_assert_float_eq(stage_run(&stage)->attempt.ranks[1].score, 0.625, 1e-12);
+    cr_assert_eq(stage_run(&stage)->attempt.ranks[0].slow_windows, 0);
+    beat_own_time(&stage, steps += 10, own_ms += 10);
+    cr_assert(stage_noted(&stage, NOTE_RANK_WELL));
+    cr_assert_eq(stage_run(&stage)->state, RUN_RUNNING);
+
+    stage_restart(&stage);
+    beat_own_time(&stage, steps += 10, own_ms += 4000);
+    beat_own_time(&stage, steps += 10, own_ms += 10);
+    cr_assert_float_eq(stage_run(&stage)->attempt.ranks[1].score, 1, 1e-12,
+                       "what was before is of no window");
+    stage_fini(&stage);
+}
+
 static void stand_still(struct stage *stage)
 {
     stage_init(stage, 4, ":memory:");
