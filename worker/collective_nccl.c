@@ -196,12 +196,13 @@ static enum status gather(struct collective *collective, const void *record, siz
 
 /* ---- joining and leaving ---- */
 
+/* The stream first: what is on it may still reach the rest. */
 static void nccl_free(struct nccl *nccl)
 {
+    if (nccl->stream) cudaStreamDestroy(nccl->stream);
     if (nccl->done) cudaEventDestroy(nccl->done);
     if (nccl->computed) cudaEventDestroy(nccl->computed);
-    if (nccl->stream) cudaStreamDestroy(nccl->stream);
-    records_free(nccl); /* what is on the stream may still reach them */
+    records_free(nccl);
     free(nccl);
 }
 

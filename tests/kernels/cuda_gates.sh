@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What nvcc and its assembler say of kernels/cuda, without a GPU: no warning, no spill, registers within what a block may have,
-# and the tensor cores' instruction in the PTX. Skipped where there is no nvcc.
+# and the tensor cores' instruction in the PTX; and that host code compiles. Skipped where there is no nvcc.
 # Usage: cuda_gates.sh SOURCE_DIRECTORY
 set -euo pipefail
 cd "$1"
@@ -38,6 +38,17 @@ done
 for source in favor softmax; do
     nvcc -std=c++17 -I. -arch=sm_90 -ptx "kernels/cuda/$source.cu" -o "$scratch/$source.ptx"
     grep -q 'mma.sync.aligned.m16n8k16.row.col.f32.bf16' "$scratch/$source.ptx" || say "$source: no bf16 product on tensor cores"
+done
+
+# The host's side with the headers of the toolkit and of NCCL, from which those of tests/cudashim must not drift.
+headers=$(dirname "$(dirname "$(readlink -f "$(command -v nvcc)")")")/include
+for source in kernels/cuda/*.c worker/collective_nccl.c; do
+    if [[ $source == worker/* ]] && ! cc -E -isystem "$headers" -include nccl.h -x c /dev/null >/dev/null 2>&1; then
+        echo "there is no nccl.h here: $source is not looked at"
+        continue
+    fi
+    cc -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -I. -isystem "$headers" -fsyntax-only "$source" ||
+        say "$source does not compile"
 done
 
 echo "$kernels kernels, $failures faults"

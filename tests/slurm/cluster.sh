@@ -29,6 +29,7 @@ free_ports() {
 #   config_overrides nodes may claim more cores than the machine has
 #   ReturnToService  a node that was set down stays down until it is resumed
 #   CgroupPlugin     no cgroup is used, but without this slurmd looks for one and dies where none is mounted
+#   Gres             two GPUs a node; Slurm wants devices, and any will do
 cluster_configure() {
     local port=$1 user
     user=$(id -un)
@@ -58,6 +59,7 @@ AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SwitchType=switch/none
+GresTypes=gpu
 MpiDefault=none
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2,sched_min_interval=100000
@@ -69,11 +71,12 @@ KillWait=${KILL_WAIT:-10}
 CompleteWait=0
 InactiveLimit=0
 MinJobAge=600
-NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=4 RealMemory=1024
-NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=4 RealMemory=1024
+NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=4 RealMemory=1024 Gres=gpu:2
+NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=4 RealMemory=1024 Gres=gpu:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
     echo CgroupPlugin=cgroup/v1 >"$cluster/cgroup.conf"
+    echo "NodeName=n[1-2] Name=gpu File=/dev/null,/dev/zero" >"$cluster/gres.conf"
 }
 
 controller_start() { slurmctld -f "$cluster/slurm.conf" </dev/null; }
