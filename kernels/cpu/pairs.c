@@ -75,7 +75,7 @@ void CPU(panels_of_transposed)(struct range columns, int64_t depth, const float 
 
 /* One tile of c, of whole registers. `rows` and `registers` are constant where it stands. */
 static inline __attribute__((always_inline)) void tile_multiply(int rows, int registers,
-                                                                int64_t pairs, struct left a,
+                                                                int64_t pairs, const struct left *a,
                                                                 const uint32_t *b, bool add,
                                                                 float *c, int64_t ldc)
 {
@@ -86,14 +86,15 @@ static inline __attribute__((always_inline)) void tile_multiply(int rows, int re
         EACH_REGISTER right[v] = words_load(b + p * PANEL + v * LANES);
         EACH_ROW
         {
-            const words left = a.data[r * a.row + p * a.pair] - (words){0};
+            const words left = a->data[r * a->row + p * a->pair] - (words){0};
             EACH_REGISTER sum[r][v] = lanes_pair_fma(left, right[v], sum[r][v]);
         }
     }
     EACH_ROW EACH_REGISTER lanes_store(c + r * ldc + v * LANES, sum[r][v]);
 }
 
-typedef void tile_body(int64_t pairs, struct left a, const uint32_t *b, bool add, float *c,
+/* `a` by its address: a copy on the stack would be read before it has left the store buffer, behind all of the tile before. */
+typedef void tile_body(int64_t pairs, const struct left *a, const uint32_t *b, bool add, float *c,
                        int64_t ldc);
 
 /* TILE(rows, registers) for every width of a tile, and for every number of its rows. */
@@ -105,11 +106,11 @@ typedef void tile_body(int64_t pairs, struct left a, const uint32_t *b, bool add
 #define TILE_ROWS(ROW)       ROW(1) ROW(2) ROW(3) ROW(4)
 #endif
 
-#define TILE_BODY(rows, registers)                                                         \
-    static void tile_##rows##_##registers(int64_t pairs, struct left a, const uint32_t *b, \
-                                          bool add, float *c, int64_t ldc)                 \
-    {                                                                                      \
-        tile_multiply(rows, registers, pairs, a, b, add, c, ldc);                          \
+#define TILE_BODY(rows, registers)                                                                \
+    static void tile_##rows##_##registers(int64_t pairs, const struct left *a, const uint32_t *b, \
+                                          bool add, float *c, int64_t ldc)                        \
+    {                                                                                             \
+        tile_multiply(rows, registers, pairs, a, b, add, c, ldc);                                 \
     }
 #define TILE_BODIES(rows) TILE_ROW(TILE_BODY, rows)
 TILE_ROWS(TILE_BODIES)
@@ -127,7 +128,7 @@ static void rows_copy(int64_t rows, int64_t width, const float *from, int64_t fr
 
 /* A tile whose last register is not all in c. */
 static void edge_multiply(tile_body *tile, int64_t rows, int64_t width, int64_t pairs,
-                          struct left a, const uint32_t *b, bool add, float *c, int64_t ldc)
+                          const struct left *a, const uint32_t *b, bool add, float *c, int64_t ldc)
 {
     float whole[PAIR_ROWS * PANEL] = {0};
     if (add) rows_copy(rows, width, c, ldc, whole, PANEL);
@@ -147,9 +148,9 @@ void CPU(pairs_multiply)(int64_t m, int64_t n, int64_t pairs, struct left a, con
             float *to = c + row * ldc + column;
             tile_body *tile = tiles[rows - 1][pieces_of(width, LANES) - 1];
             if (width % LANES == 0)
-                tile(pairs, left, panels, add, to, ldc);
+                tile(pairs, &left, panels, add, to, ldc);
             else
-                edge_multiply(tile, rows, width, pairs, left, panels, add, to, ldc);
+                edge_multiply(tile, rows, width, pairs, &left, panels, add, to, ldc);
         }
     }
 }
