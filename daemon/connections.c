@@ -13,14 +13,19 @@ struct connection {
     uint32_t tries;    /* as a stranger */
     uint64_t since_ms;
     struct connection *next;            /* in its bucket */
-    struct connection *older, *younger; /* strangers, by age */
+    struct connection *older, *younger; /* in the line that it stands in */
+};
+
+struct line {
+    struct connection *oldest, *youngest;
+    size_t count;
 };
 
 struct connections {
     struct connection_limits limits;
     struct connection *buckets[BUCKETS];
-    struct connection *oldest, *youngest; /* strangers */
-    size_t count, strangers;
+    struct line strangers; /* by age */
+    struct line proven;    /* by when they last asked */
 };
 
 struct connections *connections_new(const struct connection_limits *limits)
@@ -57,44 +62,75 @@ static size_t count_of_peer(const struct connections *connections, const struct 
     return count;
 }
 
-/* ---- strangers ---- */
+/* ---- lines ---- */
 
-static void stranger_append(struct connections *connections, struct connection *one)
+static void line_append(struct line *line, struct connection *one)
 {
-    one->older = connections->youngest;
-    *(one->older ? &one->older->younger : &connections->oldest) = one;
-    connections->youngest = one;
-    connections->strangers++;
+    one->older = line->youngest;
+    one->younger = NULL;
+    *(one->older ? &one->older->younger : &line->oldest) = one;
+    line->youngest = one;
+    line->count++;
 }
 
-static void stranger_unlink(struct connections *connections, struct connection *one)
+static void line_unlink(struct line *line, struct connection *one)
 {
-    *(one->older ? &one->older->younger : &connections->oldest) = one->younger;
-    *(one->younger ? &one->younger->older : &connections->youngest) = one->older;
-    connections->strangers--;
+    *(one->older ? &one->older->younger : &line->oldest) = one->younger;
+    *(one->younger ? &one->younger->older : &line->youngest) = one->older;
+    line->count--;
+}
+
+static struct line *line_of(struct connections *connections, const struct connection *one)
+{
+    return one->proven ? &connections->proven : &connections->strangers;
+}
+
+/* The one of that peer that has asked for the longest time nothing, and waits for no answer. */
+static const struct connection *quietest_of_peer(const struct connections *connections,
+                                                 const struct peer *peer)
+{
+    const struct connection *one = connections->proven.oldest;
+    while (one && (one->requests > 0 || strcmp(one->peer.name, peer->name) != 0))
+        one = one->younger;
+    return one;
 }
 
 /* ---- all of them ---- */
 
-enum status connections_add(struct connections *connections, uint32_t id, const struct peer *peer,
-                            uint64_t now_ms, uint32_t *oldest)
+/* Who is to make room for one more of that peer; NULL: nobody need or nobody can, `*room` says which. */
+static const struct connection *who_makes_room(const struct connections *connections,
+                                               const struct peer *peer, bool *room)
 {
     const struct connection_limits *limits = &connections->limits;
-    *oldest = 0;
-    if (count_of_peer(connections, peer) >= limits->of_peer) return ST_BUSY;
-    bool full = connections->count >= limits->total || connections->strangers >= limits->strangers;
-    if (full && !connections->oldest) return ST_BUSY;
+    const struct connection *one = NULL;
+    const size_t count = connections->strangers.count + connections->proven.count;
+    const bool has_share = count_of_peer(connections, peer) >= limits->of_peer;
+    const bool full = count >= limits->total || connections->strangers.count >= limits->strangers;
+    if (has_share)
+        one = quietest_of_peer(connections, peer);
+    else if (full)
+        one = connections->strangers.oldest;
+    *room = one || (!has_share && !full);
+    return one;
+}
+
+enum status connections_add(struct connections *connections, uint32_t id, const struct peer *peer,
+                            uint64_t now_ms, uint32_t *left)
+{
+    bool room;
+    *left = 0;
+    const struct connection *leaves = who_makes_room(connections, peer, &room);
+    if (!room) return ST_BUSY;
     struct connection *one = calloc(1, sizeof *one);
     if (!one) return ST_NO_MEMORY;
-    if (full) {
-        *oldest = connections->oldest->id;
-        connections_remove(connections, *oldest);
+    if (leaves) {
+        *left = leaves->id;
+        connections_remove(connections, *left);
     }
     *one = (struct connection){
         .id = id, .peer = *peer, .since_ms = now_ms, .next = connections->buckets[id % BUCKETS]};
     connections->buckets[id % BUCKETS] = one;
-    connections->count++;
-    stranger_append(connections, one);
+    line_append(&connections->strangers, one);
     return ST_OK;
 }
 
@@ -105,9 +141,8 @@ bool connections_remove(struct connections *connections, uint32_t id)
     struct connection *one = *link;
     if (!one) return false;
     bool stranger = !one->proven;
-    if (stranger) stranger_unlink(connections, one);
+    line_unlink(line_of(connections, one), one);
     *link = one->next;
-    connections->count--;
     free(one);
     return stranger;
 }
@@ -126,6 +161,11 @@ bool connections_begin(struct connections *connections, uint32_t id)
     if (!one || one->requests >= limits->requests) return false;
     if (!one->proven && one->tries++ >= limits->tries) return false;
     one->requests++;
+    struct line *line = line_of(connections, one);
+    if (line == &connections->proven) {
+        line_unlink(line, one);
+        line_append(line, one);
+    }
     return true;
 }
 
@@ -139,8 +179,9 @@ void connections_prove(struct connections *connections, uint32_t id)
 {
     struct connection *one = find(connections, id);
     if (!one || one->proven) return;
-    stranger_unlink(connections, one);
+    line_unlink(&connections->strangers, one);
     one->proven = true;
+    line_append(&connections->proven, one);
 }
 
 bool connections_proven(const struct connections *connections, uint32_t id)
@@ -151,7 +192,7 @@ bool connections_proven(const struct connections *connections, uint32_t id)
 
 uint32_t connections_overdue(struct connections *connections, uint64_t now_ms)
 {
-    const struct connection *oldest = connections->oldest;
+    const struct connection *oldest = connections->strangers.oldest;
     if (!oldest || now_ms - oldest->since_ms < connections->limits.stranger_ms) return 0;
     uint32_t id = oldest->id;
     connections_remove(connections, id);

@@ -4,7 +4,8 @@
 /*
  * The connections there are, and how many of what kind there may be. One is a stranger until a request over it has proven
  * who asks; a stranger has a deadline, and where there are too many the oldest makes room, so that a crowd which says
- * nothing keeps nobody out. No I/O and no clock: it says what is to be closed. Not for two threads at once.
+ * nothing keeps nobody out. Where one peer has too many, that of its own which has been quiet for the longest makes room: whoever
+ * is there will connect again. No I/O and no clock: it says what is to be closed. Not for two threads at once.
  */
 
 #include <stdbool.h>
@@ -28,10 +29,10 @@ struct connections;
 struct connections *connections_new(const struct connection_limits *limits);
 void connections_free(struct connections *connections);
 
-/* A new stranger; ids are not 0. ST_BUSY: there is no room for it, close it; `*oldest` is then 0. On ST_OK `*oldest` is 0,
- * or the stranger that made room and is forgotten: close it. ST_NO_MEMORY. */
+/* A new stranger; ids are not 0. ST_BUSY: there is no room for it, close it; `*left` is then 0. On ST_OK `*left` is 0, or the
+ * one that made room and is forgotten: close it. ST_NO_MEMORY. */
 enum status connections_add(struct connections *connections, uint32_t id, const struct peer *peer,
-                            uint64_t now_ms, uint32_t *oldest);
+                            uint64_t now_ms, uint32_t *left);
 
 /* It has ended. True: as a stranger. Unknown ids are ignored. */
 bool connections_remove(struct connections *connections, uint32_t id);

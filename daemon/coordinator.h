@@ -33,7 +33,6 @@ enum {
     STARTING_LEASE_MS = 180 * 1000, /* the same for STARTING: data are read before the first step */
     BACK_OFF_MS = 1000,             /* before the next attempt; doubles while none progresses */
     BACK_OFF_MS_MAX = 60 * 1000,
-    METRIC_NAME_MAX = 64,
 };
 
 /*

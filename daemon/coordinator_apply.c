@@ -263,6 +263,10 @@ static void apply_report_taken(struct coordinator *coordinator, struct run *run,
     assert(taken->sequence > rank->sequence);
     rank->sequence = taken->sequence;
     if (taken->step > run->step) run->step = taken->step;
+    for (size_t i = 0; i < taken->metric_count; i++) {
+        const Performer__MetricRow *row = taken->metrics[i];
+        run_note_metric(run, row->name, row->step, row->value);
+    }
 }
 
 static void apply_order_requested(struct coordinator *coordinator, struct run *run,

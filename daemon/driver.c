@@ -21,7 +21,10 @@
 #include "proto/durable.h"
 #include "proto/jobspec.h"
 
-enum { FILE_PATH_MAX = LAUNCHER_PATH_MAX + 64 };
+enum {
+    FILE_PATH_MAX = LAUNCHER_PATH_MAX + 64,
+    TOGETHER_MAX = 64, /* reports of one transaction */
+};
 
 /* An attempt that is alive, as far as is known, and what is to be done about it. */
 struct tended {
@@ -349,21 +352,30 @@ static void say_store_state(struct driver *driver, enum status status, const str
     driver->store_failing = status != ST_OK;
 }
 
-static bool is_durable(const struct decision *decision)
+static bool any_durable(const struct record *records, size_t count)
 {
-    for (size_t i = 0; i < decision->record_count; i++)
-        if (record_is_durable(decision->records[i].kind)) return true;
+    for (size_t i = 0; i < count; i++)
+        if (record_is_durable(records[i].kind)) return true;
     return false;
 }
 
-static enum status commit(struct driver *driver, const struct decision *decision,
-                          struct fault *fault)
+static enum status commit(struct driver *driver, const char *name, const struct record *records,
+                          size_t count, struct fault *fault)
 {
-    if (!is_durable(decision)) return ST_OK;
-    enum status status = store_commit(driver->store, decision->name, decision->records,
-                                      decision->record_count, fault);
+    if (!any_durable(records, count)) return ST_OK;
+    enum status status = store_commit(driver->store, name, records, count, fault);
     say_store_state(driver, status, fault);
     return status;
+}
+
+/* What has been committed takes effect. */
+static void carry_out(struct driver *driver, const struct decision *decision, uint64_t now_ms)
+{
+    if (driver->reading) pthread_mutex_lock(driver->reading);
+    coordinator_apply(driver->coordinator, decision->records, decision->record_count, now_ms);
+    if (driver->reading) pthread_mutex_unlock(driver->reading);
+    log_notes(driver, decision);
+    for (size_t i = 0; i < decision->effect_count; i++) do_effect(driver, &decision->effects[i]);
 }
 
 /*
@@ -376,13 +388,10 @@ static enum status drive(struct driver *driver, const struct event *event,
     coordinator_decide(driver->coordinator, event, decision);
     enum status status = check_unclaimed(driver, decision, fault);
     if (status == ST_OK) status = stage_fork(driver, decision, fault);
-    if (status == ST_OK) status = commit(driver, decision, fault);
-    if (status != ST_OK) return status;
-    coordinator_apply(driver->coordinator, decision->records, decision->record_count,
-                      event->now_ms);
-    log_notes(driver, decision);
-    for (size_t i = 0; i < decision->effect_count; i++) do_effect(driver, &decision->effects[i]);
-    return ST_OK;
+    if (status == ST_OK)
+        status = commit(driver, decision->name, decision->records, decision->record_count, fault);
+    if (status == ST_OK) carry_out(driver, decision, event->now_ms);
+    return status;
 }
 
 /* An event that nobody waits for. False: the store failed, come again. */
@@ -712,6 +721,11 @@ static Performer__Response *answer_reported(const struct answer *answer)
 
 typedef Performer__Response *answer_maker(const struct answer *answer);
 
+static Performer__Response *answer_decided(const struct answer *answer, answer_maker *make)
+{
+    return answer->status == ST_OK ? make(answer) : response_refuse(answer->status, answer->text);
+}
+
 static Performer__Response *drive_and_answer(struct driver *driver, const struct event *event,
                                              answer_maker *make)
 {
@@ -719,12 +733,8 @@ static Performer__Response *drive_and_answer(struct driver *driver, const struct
     struct fault fault;
     Performer__Response *response;
     enum status status = drive(driver, event, &decision, &fault);
-    if (status != ST_OK)
-        response = response_refuse(status, fault.text);
-    else if (decision.answer.status != ST_OK)
-        response = response_refuse(decision.answer.status, decision.answer.text);
-    else
-        response = make(&decision.answer);
+    response = status == ST_OK ? answer_decided(&decision.answer, make)
+                               : response_refuse(status, fault.text);
     decision_fini(&decision);
     return response;
 }
@@ -794,8 +804,8 @@ static Performer__Response *answer_submit(struct driver *driver, const struct ca
     return response;
 }
 
-Performer__Response *driver_answer(struct driver *driver, const struct caller *caller,
-                                   const Performer__Request *request)
+static Performer__Response *answer_alone(struct driver *driver, const struct caller *caller,
+                                         const Performer__Request *request)
 {
     struct event event;
     switch (request->body_case) {
@@ -815,4 +825,82 @@ Performer__Response *driver_answer(struct driver *driver, const struct caller *c
     default:
         return response_refuse(ST_UNSUPPORTED, "a request that changes nothing");
     }
+}
+
+/* ---- reports together ---- */
+
+struct together {
+    struct event events[TOGETHER_MAX]; /* which decisions borrow from */
+    struct decision decisions[TOGETHER_MAX];
+    size_t count;
+};
+
+static const char *run_reported(const struct asked *asked)
+{
+    const Performer__Request *request = asked->request;
+    return request->body_case == PERFORMER__REQUEST__BODY_REPORT ? request->report->run : NULL;
+}
+
+/* How many of the first are reports, each of another run. */
+static size_t count_apart(const struct asked *asked, size_t count)
+{
+    for (size_t i = 0; i < count && i < TOGETHER_MAX; i++) {
+        const char *run = run_reported(&asked[i]);
+        if (!run) return i;
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(run_reported(&asked[j]), run) == 0) return i;
+    }
+    return count < TOGETHER_MAX ? count : TOGETHER_MAX;
+}
+
+static enum status commit_together(struct driver *driver, const struct together *together,
+                                   struct fault *fault)
+{
+    size_t count = 0, place = 0;
+    for (size_t i = 0; i < together->count; i++) count += together->decisions[i].record_count;
+    struct record *records = memory_zeroed(count, sizeof *records);
+    for (size_t i = 0; i < together->count; i++) {
+        const struct decision *decision = &together->decisions[i];
+        if (decision->record_count == 0) continue;
+        memcpy(&records[place], decision->records, decision->record_count * sizeof *records);
+        place += decision->record_count;
+    }
+    enum status status = commit(driver, "reports", records, count, fault);
+    free(records);
+    return status;
+}
+
+/*
+ * What is decided of one run changes nothing of what a report of another is decided on, so reports of different runs are
+ * decided side by side and share a transaction. False: nothing has happened, and nobody is answered.
+ */
+static bool report_together(struct driver *driver, struct asked *asked, size_t count)
+{
+    struct together *together = memory_zeroed(1, sizeof *together);
+    struct fault fault;
+    together->count = count;
+    for (size_t i = 0; i < count; i++) {
+        together->events[i] = event_new(EVENT_REPORT);
+        together->events[i].report.report = asked[i].request->report;
+        coordinator_decide(driver->coordinator, &together->events[i], &together->decisions[i]);
+    }
+    const bool committed = commit_together(driver, together, &fault) == ST_OK;
+    for (size_t i = 0; i < count; i++) {
+        struct decision *decision = &together->decisions[i];
+        if (committed) carry_out(driver, decision, together->events[i].now_ms);
+        if (committed) asked[i].response = answer_decided(&decision->answer, answer_reported);
+        decision_fini(decision);
+    }
+    free(together);
+    return committed;
+}
+
+/* Where they could not be committed together, one that cannot be takes no other along. */
+size_t driver_answer(struct driver *driver, struct asked *asked, size_t count)
+{
+    const size_t apart = count_apart(asked, count), first = apart > 1 ? apart : 1;
+    if (apart > 1 && report_together(driver, asked, apart)) return apart;
+    for (size_t i = 0; i < first; i++)
+        asked[i].response = answer_alone(driver, asked[i].caller, asked[i].request);
+    return first;
 }

@@ -7,9 +7,12 @@
  * that an earlier daemon started. For the loop's thread; blocks for as long as the database and a few small files take.
  */
 
+#include <pthread.h>
+
 #include "daemon/coordinator.h"
 #include "daemon/environment.h"
 #include "daemon/launcher.h"
+#include "daemon/response.h"
 #include "daemon/state_directory.h"
 #include "daemon/store.h"
 
@@ -30,6 +33,8 @@ struct driver {
     const struct state_directory *directory;
     struct attempt_launcher *launchers[LAUNCHERS]; /* by enum launcher */
     struct way_in local, remote;                   /* for ranks on this machine, and on others */
+    pthread_mutex_t
+        *reading; /* held while the coordinator changes; NULL: no other thread reads it */
     struct tended *tended;
     uint64_t tick_ms, awake_ms; /* the last tick; since when they came without a pause */
     bool store_failing;         /* said once, until it works again */
@@ -41,9 +46,10 @@ void driver_start(struct driver *driver);
 /* Forgets them; they live on. */
 void driver_stop(struct driver *driver);
 
-/* A submit, an act or a report, and who asks for it; the response is the caller's. ST_UNSUPPORTED: any other request. */
-Performer__Response *driver_answer(struct driver *driver, const struct caller *caller,
-                                   const Performer__Request *request);
+/* Answers the first of `count` submits, acts and reports, which is not 0, or the first few where these are reports of
+ * different runs: they share a transaction. Returns how many. The responses are the caller's; any other request is refused
+ * with ST_UNSUPPORTED. */
+size_t driver_answer(struct driver *driver, struct asked *asked, size_t count);
 
 /* Time has passed, or a launcher has ended. */
 void driver_tick(struct driver *driver);

@@ -31,8 +31,11 @@
 /*
  * A context holds one request from its arrival to the end of its answer:
  *
- *   RECEIVING --frame--> queued --loop--> handler --> SENDING --sent--> RECEIVING
- *   `---- on nng's threads ----'`-- on the loop's ---'`--- nng's ------'
+ *   RECEIVING --frame, decoded--> queued --loop--> handler --> SENDING --sent--> RECEIVING
+ *   `-------- on nng's threads --------'`-- on the loop's ---'`--- nng's ------'
+ *
+ * Questions have a queue and a thread of their own, and so wait for no commit. What changes something is taken from its queue
+ * all at once: that may share one.
  *
  * No connection proves more than a uid, so each request is identified before anything of it is looked at, and who is not
  * known hears one sentence, whatever was asked. Requests beyond CONTEXTS wait in their connections, one of each in turn.
@@ -46,6 +49,7 @@ enum {
     SEND_MS = 5000,         /* who does not take an answer for so long has no use for it */
     OVERDUE_MS = 500,       /* how often it is looked whose time is up */
     SAY_MS = 1000,          /* refusals that are logged are this far apart */
+    COUNT_MS = 1000,        /* counts of failed handshakes are */
     OWN_DESCRIPTORS = 1024, /* database, files of attempts, handshakes */
 };
 
@@ -62,8 +66,14 @@ struct exchange {
     nng_aio *aio;
     bool sending, begun; /* the request counts among those of its connection */
     nng_msg *request;
+    Performer__Request *content; /* of the request; NULL: it cannot be read, `unread` says why */
+    struct fault unread;
     uint32_t connection;   /* that the request came over */
-    struct exchange *next; /* in the queue */
+    struct exchange *next; /* in its queue */
+};
+
+struct queue {
+    struct exchange *first, *last;
 };
 
 struct endpoint {
@@ -74,13 +84,17 @@ struct endpoint {
     int handles; /* of these two, that are not closed */
     struct exchange exchanges[CONTEXTS];
     int exchange_count;
+    pthread_t answerer; /* of questions */
+    bool answers;       /* it runs */
 
     pthread_mutex_t mutex; /* guards what follows; held for moments only */
-    struct exchange *first, *last;
+    struct queue changes, questions;
+    pthread_cond_t asked; /* a question is there, or none will come */
     struct connections *connections;
     uint64_t said_ms;
+    uint64_t counted_ms; /* when nng was asked for failed handshakes; 0: never */
 
-    atomic_uint_fast64_t rejected;
+    atomic_uint_fast64_t rejected, handshakes_failed;
     atomic_bool closing;
 };
 
@@ -189,17 +203,17 @@ static void say_refused(struct endpoint *endpoint, const char *peer, const char 
 static void connection_opens(struct endpoint *endpoint, nng_pipe pipe)
 {
     struct peer peer = peer_of(pipe);
-    uint32_t oldest;
+    uint32_t left;
     pthread_mutex_lock(&endpoint->mutex);
     enum status status =
-        connections_add(endpoint->connections, id_of(pipe), &peer, clock_now_ms(), &oldest);
+        connections_add(endpoint->connections, id_of(pipe), &peer, clock_now_ms(), &left);
     pthread_mutex_unlock(&endpoint->mutex);
     if (status != ST_OK) {
         nng_pipe_close(pipe);
         say_refused(endpoint, peer.name, "it has too many connections, or all have");
-    } else if (oldest != 0) {
-        close_id(oldest);
-        say_refused(endpoint, peer.name, "too many connections that say nothing");
+    } else if (left != 0) {
+        close_id(left);
+        say_refused(endpoint, peer.name, "too many connections that say nothing: one is closed");
     }
 }
 
@@ -267,15 +281,15 @@ static void exchange_done(struct exchange *exchange)
 static void exchange_queue(struct exchange *exchange)
 {
     struct endpoint *endpoint = exchange->endpoint;
+    const bool question = exchange->content && endpoint->service.is_question(exchange->content);
+    struct queue *queue = question ? &endpoint->questions : &endpoint->changes;
     exchange->next = NULL;
     pthread_mutex_lock(&endpoint->mutex);
-    if (endpoint->last)
-        endpoint->last->next = exchange;
-    else
-        endpoint->first = exchange;
-    endpoint->last = exchange;
+    *(queue->last ? &queue->last->next : &queue->first) = exchange;
+    queue->last = exchange;
+    if (question) pthread_cond_signal(&endpoint->asked);
     pthread_mutex_unlock(&endpoint->mutex);
-    uv_async_send(&endpoint->wake);
+    if (!question) uv_async_send(&endpoint->wake);
 }
 
 static void exchange_arrived(struct exchange *exchange, nng_msg *request)
@@ -286,6 +300,10 @@ static void exchange_arrived(struct exchange *exchange, nng_msg *request)
     pthread_mutex_lock(&endpoint->mutex);
     exchange->begun = connections_begin(endpoint->connections, exchange->connection);
     pthread_mutex_unlock(&endpoint->mutex);
+    exchange->content = NULL;
+    if (exchange->begun)
+        wire_unpack_request(nng_msg_body(request), nng_msg_len(request), &exchange->content,
+                            &exchange->unread);
     exchange_queue(exchange);
 }
 
@@ -316,12 +334,19 @@ static void exchange_moved(void *argument)
     }
 }
 
-/* ---- the loop's thread ---- */
+/* ---- an answer, on the loop's thread or the answerer's ---- */
+
+static void content_free(struct exchange *exchange)
+{
+    performer__request__free_unpacked(exchange->content, NULL);
+    exchange->content = NULL;
+}
 
 /* No answer, and the end of the connection. On nng's threads its own close may wait for ever for what it interrupts. */
 static void exchange_drop(struct exchange *exchange)
 {
     exchange_done(exchange);
+    content_free(exchange);
     nng_msg_free(exchange->request);
     exchange->request = NULL;
     close_id(exchange->connection);
@@ -349,6 +374,7 @@ static enum status response_write(Performer__Response *response, nng_msg *messag
 /* Takes the response. */
 static void exchange_send(struct exchange *exchange, Performer__Response *response)
 {
+    content_free(exchange);
     nng_msg_clear(exchange->request);
     enum status status = response_write(response, exchange->request);
     if (response) performer__response__free_unpacked(response, NULL);
@@ -363,86 +389,134 @@ static void exchange_send(struct exchange *exchange, Performer__Response *respon
     nng_ctx_send(exchange->context, exchange->aio);
 }
 
-static struct exchange *queue_take(struct endpoint *endpoint)
+/* NULL: there is none. The caller holds the lock. */
+static struct exchange *queue_take(struct queue *queue)
 {
-    pthread_mutex_lock(&endpoint->mutex);
-    struct exchange *exchange = endpoint->first;
-    if (exchange) endpoint->first = exchange->next;
-    if (!endpoint->first) endpoint->last = NULL;
-    pthread_mutex_unlock(&endpoint->mutex);
+    struct exchange *exchange = queue->first;
+    if (exchange) queue->first = exchange->next;
+    if (!queue->first) queue->last = NULL;
     return exchange;
 }
 
 /* False: who asks is not known. The peer is given in any case. */
-static bool identify(struct exchange *exchange, const Performer__Request *request,
-                     struct peer *peer, struct caller *caller)
+static bool identify(struct exchange *exchange, struct peer *peer, struct caller *caller)
 {
     struct endpoint *endpoint = exchange->endpoint;
     const struct endpoint_service *service = &endpoint->service;
     pthread_mutex_lock(&endpoint->mutex);
     bool there = connections_peer(endpoint->connections, exchange->connection, peer);
     pthread_mutex_unlock(&endpoint->mutex);
-    if (!there || service->identify(service->context, peer, request, caller) != ST_OK) return false;
+    if (!there || service->identify(service->context, peer, exchange->content, caller) != ST_OK)
+        return false;
     pthread_mutex_lock(&endpoint->mutex);
     connections_prove(endpoint->connections, exchange->connection);
     pthread_mutex_unlock(&endpoint->mutex);
     return true;
 }
 
-static Performer__Response *answer_request(struct exchange *exchange,
-                                           const Performer__Request *request)
+/* NULL: who asks is known, and their request may be answered. */
+static Performer__Response *refuse_request(struct exchange *exchange, struct caller *caller)
 {
     struct endpoint *endpoint = exchange->endpoint;
     struct peer peer = {.name = "a peer that has gone"};
-    struct caller caller;
     struct fault fault;
-    if (!identify(exchange, request, &peer, &caller)) {
+    if (!identify(exchange, &peer, caller)) {
         say_refused(endpoint, peer.name, "it has not proven who it is");
         return refusal(
             ST_NOT_PERMITTED,
             "performerd does not know you: show the token that its administrator gave you "
             "in PERFORMERD_TOKEN or a file named by PERFORMERD_TOKEN_FILE");
     }
-    enum status status = wire_check_request(request, &fault);
-    if (status == ST_OK)
-        return endpoint->service.answer(endpoint->service.context, &caller, request);
+    enum status status = wire_check_request(exchange->content, &fault);
+    if (status == ST_OK) return NULL;
     atomic_fetch_add(&endpoint->rejected, 1);
     return refusal(status, fault.text);
 }
 
 /* What cannot be read cannot say who asks: it is told so where the connection has proven itself before. */
-static void exchange_answer(struct exchange *exchange)
+static void exchange_refuse_unread(struct exchange *exchange)
 {
     struct endpoint *endpoint = exchange->endpoint;
-    Performer__Request *request;
-    struct fault fault;
-    enum status status = wire_unpack_request(nng_msg_body(exchange->request),
-                                             nng_msg_len(exchange->request), &request, &fault);
-    if (status == ST_OK) {
-        exchange_send(exchange, answer_request(exchange, request));
-        performer__request__free_unpacked(request, NULL);
-        return;
-    }
     atomic_fetch_add(&endpoint->rejected, 1);
     pthread_mutex_lock(&endpoint->mutex);
     bool proven = connections_proven(endpoint->connections, exchange->connection);
     pthread_mutex_unlock(&endpoint->mutex);
     if (proven)
-        exchange_send(exchange, refusal(status, fault.text));
+        exchange_send(exchange, refusal(exchange->unread.status, exchange->unread.text));
     else
         exchange_drop(exchange);
 }
 
-/* What has not begun is dropped: who asks on without taking answers, or too often without saying who it is, is cut off. */
+/* True: it is to be answered to that caller. What has not begun is dropped: who asks on without taking answers, or too often
+ * without saying who it is, is cut off. */
+static bool exchange_admit(struct exchange *exchange, struct caller *caller)
+{
+    if (!exchange->begun) {
+        exchange_drop(exchange);
+        return false;
+    }
+    if (!exchange->content) {
+        exchange_refuse_unread(exchange);
+        return false;
+    }
+    Performer__Response *refused = refuse_request(exchange, caller);
+    if (refused) exchange_send(exchange, refused);
+    return !refused;
+}
+
+/* All that wait, but at most CONTEXTS. Returns how many did. */
+static size_t changes_take(struct endpoint *endpoint, struct exchange *taken[CONTEXTS])
+{
+    size_t count = 0;
+    pthread_mutex_lock(&endpoint->mutex);
+    while (count < CONTEXTS && (taken[count] = queue_take(&endpoint->changes))) count++;
+    pthread_mutex_unlock(&endpoint->mutex);
+    return count;
+}
+
 static void wake(uv_async_t *async)
 {
     struct endpoint *endpoint = async->data;
-    for (struct exchange *exchange; (exchange = queue_take(endpoint));) {
-        if (exchange->begun)
-            exchange_answer(exchange);
-        else
-            exchange_drop(exchange);
+    const struct endpoint_service *service = &endpoint->service;
+    struct exchange *taken[CONTEXTS];
+    struct caller callers[CONTEXTS];
+    struct asked asked[CONTEXTS];
+    for (size_t count; (count = changes_take(endpoint, taken)) > 0;) {
+        size_t admitted = 0;
+        for (size_t i = 0; i < count; i++) {
+            if (!exchange_admit(taken[i], &callers[admitted])) continue;
+            asked[admitted] = (struct asked){&callers[admitted], taken[i]->content, NULL};
+            taken[admitted++] = taken[i];
+        }
+        for (size_t sent = 0; sent < admitted;) {
+            const size_t end =
+                sent + service->answer(service->context, asked + sent, admitted - sent);
+            for (; sent < end; sent++) exchange_send(taken[sent], asked[sent].response);
+        }
     }
+}
+
+/* NULL: the endpoint is being closed. */
+static struct exchange *question_await(struct endpoint *endpoint)
+{
+    struct exchange *exchange = NULL;
+    pthread_mutex_lock(&endpoint->mutex);
+    while (!atomic_load(&endpoint->closing) && !(exchange = queue_take(&endpoint->questions)))
+        pthread_cond_wait(&endpoint->asked, &endpoint->mutex);
+    pthread_mutex_unlock(&endpoint->mutex);
+    return exchange;
+}
+
+static void *answer_questions(void *argument)
+{
+    struct endpoint *endpoint = argument;
+    const struct endpoint_service *service = &endpoint->service;
+    struct caller caller;
+    for (struct exchange *exchange; (exchange = question_await(endpoint));)
+        if (exchange_admit(exchange, &caller))
+            exchange_send(exchange,
+                          service->question(service->context, &caller, exchange->content));
+    return NULL;
 }
 
 /* ---- open, listen, close ---- */
@@ -463,6 +537,7 @@ static void exchange_close(struct exchange *exchange)
     nng_aio_stop(exchange->aio); /* waits for the callback: after it nobody touches the exchange */
     nng_aio_free(exchange->aio);
     if (exchange->request) nng_msg_free(exchange->request);
+    content_free(exchange);
 }
 
 static int exchanges_open(struct endpoint *endpoint)
@@ -478,7 +553,11 @@ static int exchanges_open(struct endpoint *endpoint)
 /* What the loop must not run: threads are stopped, the rest waits for the handle's close callback. */
 static void endpoint_halt(struct endpoint *endpoint)
 {
+    pthread_mutex_lock(&endpoint->mutex);
     atomic_store(&endpoint->closing, true);
+    pthread_cond_signal(&endpoint->asked);
+    pthread_mutex_unlock(&endpoint->mutex);
+    if (endpoint->answers) pthread_join(endpoint->answerer, NULL);
     for (int i = 0; i < endpoint->exchange_count; i++) exchange_close(&endpoint->exchanges[i]);
     nng_close(endpoint->socket);
 }
@@ -486,6 +565,7 @@ static void endpoint_halt(struct endpoint *endpoint)
 static void endpoint_free(struct endpoint *endpoint)
 {
     connections_free(endpoint->connections);
+    pthread_cond_destroy(&endpoint->asked);
     pthread_mutex_destroy(&endpoint->mutex);
     free(endpoint);
 }
@@ -507,6 +587,7 @@ enum status endpoint_open(struct uv_loop_s *loop, const struct endpoint_service 
     opened->service = *service;
     opened->wake.data = opened->timer.data = opened;
     pthread_mutex_init(&opened->mutex, NULL);
+    pthread_cond_init(&opened->asked, NULL);
     raise_descriptor_limit(service->limits->total);
 
     int error = NNG_ENOMEM;
@@ -611,12 +692,24 @@ static enum status tls_make(const struct endpoint_tls *tls, struct nng_tls_confi
                      nng_strerror(error));
 }
 
+/* With the first listener: whoever is called from the thread knows the endpoint by then. */
+static enum status answerer_start(struct endpoint *endpoint, struct fault *fault)
+{
+    if (endpoint->answers) return ST_OK;
+    const int error = pthread_create(&endpoint->answerer, NULL, answer_questions, endpoint);
+    if (error != 0)
+        return fault_errno(fault, error, "could not start the thread that answers questions");
+    endpoint->answers = true;
+    return ST_OK;
+}
+
 enum status endpoint_listen(struct endpoint *endpoint, const char *url,
                             const struct endpoint_tls *tls, struct fault *fault)
 {
     bool local = endpoint_socket_path(url);
     nng_tls_config *config = NULL;
     enum status status = check_url(url, tls, fault);
+    if (status == ST_OK) status = answerer_start(endpoint, fault);
     if (status == ST_OK && !local) status = tls_make(tls, &config, fault);
     if (status != ST_OK) return status;
 
@@ -648,9 +741,16 @@ static uint64_t handshakes_failed(void)
     return failed;
 }
 
-uint64_t endpoint_frames_rejected(const struct endpoint *endpoint)
+/* nng counts over all connections anew, which takes long where they are many. */
+uint64_t endpoint_frames_rejected(struct endpoint *endpoint)
 {
-    return atomic_load(&endpoint->rejected) + handshakes_failed();
+    const uint64_t now = clock_now_ms();
+    pthread_mutex_lock(&endpoint->mutex);
+    const bool due = endpoint->counted_ms == 0 || now - endpoint->counted_ms >= COUNT_MS;
+    if (due) endpoint->counted_ms = now;
+    pthread_mutex_unlock(&endpoint->mutex);
+    if (due) atomic_store(&endpoint->handshakes_failed, handshakes_failed());
+    return atomic_load(&endpoint->rejected) + atomic_load(&endpoint->handshakes_failed);
 }
 
 static void handle_closed(uv_handle_t *handle)

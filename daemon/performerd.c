@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +34,8 @@ struct daemon {
     const struct options *options;
     struct state_directory directory;
     struct store *store;
+    struct store *reader;    /* the same, for questions */
+    pthread_mutex_t reading; /* of the coordinator, by questions; held while it changes */
     struct coordinator coordinator;
     struct driver driver;
     struct launcher_programs programs;
@@ -64,22 +67,6 @@ static void launcher_news_came(void *context)
     tick_soon(context);
 }
 
-static Performer__Response *answer_question(struct daemon *daemon, const struct caller *caller,
-                                            const Performer__Request *request)
-{
-    uint64_t now_ms = clock_now_ms();
-    struct query_view view = {
-        .coordinator = &daemon->coordinator,
-        .store = daemon->store,
-        .directory = &daemon->directory,
-        .caller = caller,
-        .now_ms = now_ms,
-        .uptime_ms = now_ms - daemon->started_ms,
-        .frames_rejected = endpoint_frames_rejected(daemon->endpoint),
-    };
-    return query_answer(&view, request);
-}
-
 /* Reports are a rank's, by the token of its attempt, which is good for nothing else. */
 static enum status identify(void *context, const struct peer *peer,
                             const Performer__Request *request, struct caller *caller)
@@ -94,20 +81,47 @@ static enum status identify(void *context, const struct peer *peer,
                : ST_NOT_PERMITTED;
 }
 
-static Performer__Response *answer(void *context, const struct caller *caller,
-                                   const Performer__Request *request)
+static bool is_question(const Performer__Request *request)
 {
-    struct daemon *daemon = context;
     switch (request->body_case) {
     case PERFORMER__REQUEST__BODY_SUBMIT:
     case PERFORMER__REQUEST__BODY_ACT:
-        tick_soon(daemon); /* there may be something to begin */
-        return driver_answer(&daemon->driver, caller, request);
     case PERFORMER__REQUEST__BODY_REPORT:
-        return driver_answer(&daemon->driver, caller, request);
+        return false;
     default:
-        return answer_question(daemon, caller, request);
+        return true;
     }
+}
+
+static size_t answer(void *context, struct asked *asked, size_t count)
+{
+    struct daemon *daemon = context;
+    if (asked->request->body_case != PERFORMER__REQUEST__BODY_REPORT)
+        tick_soon(daemon); /* there may be something to begin */
+    return driver_answer(&daemon->driver, asked, count);
+}
+
+/* On the endpoint's thread: it sees the coordinator between two decisions, and through a connection of its own the store. */
+static Performer__Response *answer_question(void *context, const struct caller *caller,
+                                            const Performer__Request *request)
+{
+    struct daemon *daemon = context;
+    uint64_t now_ms = clock_now_ms();
+    struct query_view view = {
+        .coordinator = &daemon->coordinator,
+        .store = daemon->reader,
+        .directory = &daemon->directory,
+        .caller = caller,
+        .now_ms = now_ms,
+        .uptime_ms = now_ms - daemon->started_ms,
+        .frames_rejected = request->body_case == PERFORMER__REQUEST__BODY_PING
+                               ? endpoint_frames_rejected(daemon->endpoint)
+                               : 0,
+    };
+    pthread_mutex_lock(&daemon->reading);
+    Performer__Response *response = query_answer(&view, request);
+    pthread_mutex_unlock(&daemon->reading);
+    return response;
 }
 
 /* Everything that keeps the loop running is closed; what was started lives on. */
@@ -154,6 +168,7 @@ static enum status open_store(struct daemon *daemon, struct fault *fault)
     if (status != ST_OK) return status;
     coordinator_init(&daemon->coordinator, daemon->options->ranks_max);
     status = store_load(daemon->store, &daemon->coordinator, clock_now_ms(), fault);
+    if (status == ST_OK) status = store_open_reader(path, &daemon->reader, fault);
     if (status == ST_OK) return ST_OK;
     coordinator_fini(&daemon->coordinator);
     store_close(daemon->store);
@@ -163,7 +178,12 @@ static enum status open_store(struct daemon *daemon, struct fault *fault)
 /* The endpoint comes last: a request is never answered before everything is there. */
 static enum status open_edges(struct daemon *daemon, struct fault *fault)
 {
-    const struct endpoint_service service = {daemon, &endpoint_limits, identify, answer};
+    const struct endpoint_service service = {.context = daemon,
+                                             .limits = &endpoint_limits,
+                                             .is_question = is_question,
+                                             .identify = identify,
+                                             .answer = answer,
+                                             .question = answer_question};
     enum status status = launch_local_open(&daemon->loop, &daemon->programs, launcher_news_came,
                                            daemon, &daemon->launchers[LAUNCHER_LOCAL], fault);
     if (status == ST_OK)
@@ -214,6 +234,7 @@ static enum status run_until_stopped(struct daemon *daemon, int ready, struct fa
                           [LAUNCHER_SLURM] = daemon->launchers[LAUNCHER_SLURM]},
             .local = daemon->doors.local,
             .remote = daemon->doors.remote,
+            .reading = &daemon->reading,
         };
         if (!daemon->options->foreground) leave_terminal(daemon);
         driver_start(&daemon->driver);
@@ -232,6 +253,7 @@ static enum status run_until_stopped(struct daemon *daemon, int ready, struct fa
 static enum status serve(const struct options *options, int ready, struct fault *fault)
 {
     static struct daemon daemon;
+    pthread_mutex_init(&daemon.reading, NULL);
     daemon.options = options;
     daemon.started_ms = clock_now_ms();
     enum status status =
@@ -243,6 +265,7 @@ static enum status serve(const struct options *options, int ready, struct fault 
     if (status != ST_OK) goto close_doors;
     status = run_until_stopped(&daemon, ready, fault);
     coordinator_fini(&daemon.coordinator);
+    store_close(daemon.reader);
     store_close(daemon.store);
 close_doors:
     doors_close(&daemon.doors);

@@ -54,21 +54,20 @@ static Performer__Response *answer_ping(const struct query_view *view)
 
 /* ---- list ---- */
 
-static bool add_latest(void *context, const struct metric_row *row)
+static void add_latest(const struct run *run, Performer__RunSummary *summary)
 {
-    Performer__RunSummary *summary = context;
-    Performer__NamedValue *latest = memory_zeroed(1, sizeof *latest);
-    performer__named_value__init(latest);
-    latest->name = message_text(row->name);
-    latest->value = row->value;
-    latest->step = row->step;
-    message_append(&summary->latest, &summary->n_latest, latest);
-    return true;
+    for (size_t i = 0; i < run->latest_count; i++) {
+        const struct latest *row = &run->latest[i];
+        Performer__NamedValue *latest = memory_zeroed(1, sizeof *latest);
+        performer__named_value__init(latest);
+        latest->name = message_text(row->name);
+        latest->value = row->value;
+        latest->step = row->step;
+        message_append(&summary->latest, &summary->n_latest, latest);
+    }
 }
 
-/* `*summary` is there in either case, and somebody's to be freed. */
-static enum status summarize(const struct query_view *view, const struct run *run,
-                             Performer__RunSummary **summary, struct fault *fault)
+static Performer__RunSummary *summarize(const struct query_view *view, const struct run *run)
 {
     char reason[RUN_REASON_SIZE], directory[PATH_MAX];
     coordinator_reason(view->coordinator, run, view->now_ms, reason, sizeof reason);
@@ -87,11 +86,11 @@ static enum status summarize(const struct query_view *view, const struct run *ru
     made->submitted_ms = run->submitted_ms;
     made->started_ms = run->started_ms;
     made->ended_ms = run->ended_ms;
-    *summary = made;
-    if (!run_obeys(run, view->caller)) return ST_OK;
+    if (!run_obeys(run, view->caller)) return made;
     made->reason = message_text(reason);
     made->directory = message_text(directory);
-    return store_metrics_latest(view->store, run->number, add_latest, made, fault);
+    add_latest(run, made);
+    return made;
 }
 
 /* A short list shows so many final runs, and all that are not. */
@@ -122,15 +121,10 @@ static Performer__Response *answer_list(const struct query_view *view,
     response->run_list = list;
 
     const struct run *runs[RUNS_MAX];
-    struct fault fault;
-    enum status status = ST_OK;
-    for (size_t i = choose_runs(view->coordinator, query->all, runs); i-- > 0 && status == ST_OK;) {
-        Performer__RunSummary *summary;
-        status = summarize(view, runs[i], &summary, &fault);
-        message_append(&list->runs, &list->n_runs, summary);
-    }
+    for (size_t i = choose_runs(view->coordinator, query->all, runs); i-- > 0;)
+        message_append(&list->runs, &list->n_runs, summarize(view, runs[i]));
     messages_keep_last(list->runs, &list->n_runs, PAGE_BYTES_MAX);
-    return settle(response, status, &fault);
+    return response;
 }
 
 /* ---- describe ---- */
@@ -271,8 +265,8 @@ static Performer__Response *answer_describe(const struct query_view *view, const
     response->run_detail = detail;
 
     struct fault fault;
-    enum status status = summarize(view, run, &detail->summary, &fault);
-    if (status == ST_OK) status = add_history(view, run, detail, &fault);
+    detail->summary = summarize(view, run);
+    enum status status = add_history(view, run, detail, &fault);
     add_ranks(view, run, detail);
     add_orders(run, detail);
     add_origin(view, run, detail);

@@ -21,7 +21,7 @@ struct query_view {
     const struct caller *caller; /* who asks */
     uint64_t now_ms;             /* monotonic */
     uint64_t uptime_ms;
-    uint64_t frames_rejected;
+    uint64_t frames_rejected; /* asked for by a ping alone */
 };
 
 /* Everybody who may ask sees which runs there are, whose, in which state and of what size, for they share a queue; what is in

@@ -11,6 +11,15 @@
 #include "proto/performer.pb-c.h"
 #include "proto/status.h"
 
+struct caller;
+
+/* A request, who asks, and what is answered. */
+struct asked {
+    const struct caller *caller;
+    const Performer__Request *request;
+    Performer__Response *response;
+};
+
 /* ST_OK, no body yet. */
 Performer__Response *response_new(void);
 

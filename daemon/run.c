@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/memory.h"
+
 enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, struct fault *fault)
 {
     const char *name = spec->job.name;
@@ -140,6 +142,36 @@ const struct order *run_order(const struct run *run, uint64_t id)
     return NULL;
 }
 
+/* Where the metric is, or belongs. */
+static size_t latest_place(const struct run *run, const char *name)
+{
+    size_t low = 0, high = run->latest_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (strcmp(run->latest[middle].name, name) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+void run_note_metric(struct run *run, const char *name, uint64_t step, double value)
+{
+    size_t place = latest_place(run, name);
+    struct latest *latest = run->latest + place;
+    if (place == run->latest_count || strcmp(latest->name, name) != 0) {
+        run->latest = memory_grow(run->latest, (run->latest_count + 1) * sizeof *latest);
+        latest = run->latest + place;
+        memmove(latest + 1, latest, (run->latest_count++ - place) * sizeof *latest);
+        *latest = (struct latest){0};
+        text_copy(latest->name, sizeof latest->name, name);
+    }
+    if (step < latest->step) return;
+    latest->step = step;
+    latest->value = value;
+}
+
 void run_free(struct run *run)
 {
     if (!run) return;
@@ -147,6 +179,7 @@ void run_free(struct run *run)
     free(run->attempt.ranks);
     free(run->tokens);
     free(run->orders);
+    free(run->latest);
     free(run->draws);
     free(run->rewinds);
     free(run);

@@ -18,6 +18,7 @@
 #include "proto/performer.pb-c.h"
 
 enum {
+    METRIC_NAME_MAX = 64,
     RUN_ID_SIZE = 24,
     RUN_NAME_MAX = 128,
     RUN_KEY_MAX = 64,
@@ -140,6 +141,13 @@ struct attempt {
     struct rank *ranks;                    /* (run->facts.ranks) */
 };
 
+/* Of a metric, the row of the highest step. */
+struct latest {
+    char name[METRIC_NAME_MAX + 1];
+    uint64_t step;
+    double value;
+};
+
 struct run {
     uint64_t number;
     char id[RUN_ID_SIZE]; /* "r" and the number */
@@ -175,6 +183,8 @@ struct run {
     size_t draw_count;
     struct rewind *rewinds; /* (rewind_count), those that hold, by number and by step */
     size_t rewind_count;
+    struct latest *latest; /* (latest_count), by name: the newest row of each metric */
+    size_t latest_count;
     /* live */
     uint64_t heard_ms;      /* monotonic: when it was last heard of or looked after */
     uint64_t due_ms;        /* monotonic: RESTARTING, when the next attempt begins */
@@ -212,6 +222,9 @@ bool run_obeys(const struct run *run, const struct caller *caller);
 
 /* NULL: the run has no order of that id. */
 const struct order *run_order(const struct run *run, uint64_t id);
+
+/* A row of a metric is stored: takes the place of the latest, unless that is of a later step. */
+void run_note_metric(struct run *run, const char *name, uint64_t step, double value);
 
 /* A zeroed run may be freed. */
 void run_free(struct run *run);

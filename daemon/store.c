@@ -133,7 +133,7 @@
     Q(METRIC_LAST_IN, "SELECT attempt, step, ?5, value, time_ms FROM metrics"                      \
                       " WHERE run = ?1 AND name = ?2 AND step BETWEEN ?3 AND ?4"                   \
                       " ORDER BY step DESC LIMIT 1")                                               \
-    Q(METRICS_LATEST, "SELECT m.attempt, m.step, n.name, m.value, m.time_ms"                       \
+    Q(METRICS_LATEST, "SELECT n.name, m.step, m.value"                                             \
                       " FROM metric_names n CROSS JOIN metrics m ON m.run = ?1"                    \
                       " AND m.name = n.id AND m.step = (SELECT max(step) FROM metrics"             \
                       " WHERE run = ?1 AND name = n.id) ORDER BY n.name")
@@ -394,14 +394,22 @@ static enum status ask_number(struct store *store, const char *sql, int64_t *num
     return status;
 }
 
-static enum status configure(struct store *store, struct fault *fault)
+/* Of every connection. */
+static enum status configure_any(struct store *store, struct fault *fault)
 {
     sqlite3_extended_result_codes(store->db, 1);
     sqlite3_busy_timeout(store->db, 5000);
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
+    return run_sql(store, "PRAGMA cell_size_check = ON", fault);
+}
+
+static enum status configure(struct store *store, struct fault *fault)
+{
     char mode[16];
-    enum status status = ask_sql(store, "PRAGMA journal_mode = WAL", mode, sizeof mode, fault);
+    enum status status = configure_any(store, fault);
+    if (status == ST_OK)
+        status = ask_sql(store, "PRAGMA journal_mode = WAL", mode, sizeof mode, fault);
     if (status != ST_OK) return status;
     if (strcmp(mode, "wal") != 0 && strcmp(mode, "memory") != 0)
         return fault_set(fault, ST_UNSUPPORTED,
@@ -409,7 +417,7 @@ static enum status configure(struct store *store, struct fault *fault)
                          mode);
     return run_sql(store,
                    "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
-                   "PRAGMA cell_size_check = ON; PRAGMA journal_size_limit = 16777216;",
+                   "PRAGMA journal_size_limit = 16777216;",
                    fault);
 }
 
@@ -478,29 +486,46 @@ static enum status prepare_all(struct store *store, struct fault *fault)
     return ST_OK;
 }
 
-enum status store_open(const char *path, struct store **opened, struct fault *fault)
+/* For whoever writes: makes what is missing, and looks at what is there. */
+static enum status open_to_write(struct store *store, struct fault *fault)
+{
+    enum status status = configure(store, fault);
+    if (status == ST_OK) status = migrate(store, fault);
+    for (int i = 0; status == ST_OK && schema_vital_tables[i]; i++)
+        status = check_table(store, schema_vital_tables[i], fault);
+    return status == ST_OK ? secure_log(store, fault) : status;
+}
+
+static enum status connection_open(const char *path, int flags,
+                                   enum status (*settle)(struct store *store, struct fault *fault),
+                                   struct store **connected, struct fault *fault)
 {
     struct store *store = calloc(1, sizeof *store);
     if (!store) return fault_set(fault, ST_NO_MEMORY, "open %s: out of memory", path);
     enum status status = ST_OK;
-    if (sqlite3_open_v2(path, &store->db,
-                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
-                        NULL) != SQLITE_OK)
+    if (sqlite3_open_v2(path, &store->db, flags | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK)
         status =
             store->db ? fault_of(store, fault) : fault_set(fault, ST_NO_MEMORY, "out of memory");
-    if (status == ST_OK) status = configure(store, fault);
-    if (status == ST_OK) status = migrate(store, fault);
-    for (int i = 0; status == ST_OK && schema_vital_tables[i]; i++)
-        status = check_table(store, schema_vital_tables[i], fault);
-    if (status == ST_OK) status = secure_log(store, fault);
+    if (status == ST_OK) status = settle(store, fault);
     if (status == ST_OK) status = prepare_all(store, fault);
     if (status != ST_OK) {
         store_close(store);
         fault_wrap(fault, "open %s", path);
         return status;
     }
-    *opened = store;
+    *connected = store;
     return ST_OK;
+}
+
+enum status store_open(const char *path, struct store **store, struct fault *fault)
+{
+    return connection_open(path, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, open_to_write, store,
+                           fault);
+}
+
+enum status store_open_reader(const char *path, struct store **reader, struct fault *fault)
+{
+    return connection_open(path, SQLITE_OPEN_READONLY, configure_any, reader, fault);
 }
 
 void store_close(struct store *store)
@@ -1045,6 +1070,16 @@ static enum status load_rewinds(struct store *store, struct run *run, struct fau
     return status;
 }
 
+/* The newest row of each metric. */
+static enum status load_latest(struct store *store, struct run *run, struct fault *fault)
+{
+    sqlite3_stmt *row = NULL;
+    enum status status = begin_query(store, SQL_METRICS_LATEST, &row, fault, count(run->number));
+    while (status == ST_OK && next_row(store, row, &status, fault))
+        run_note_metric(run, column_text(row, 0), column_count(row, 1), column_real(row, 2));
+    return status;
+}
+
 static enum status load_run(struct store *store, sqlite3_stmt *row, struct coordinator *coordinator,
                             uint64_t now_ms, struct fault *fault)
 {
@@ -1057,6 +1092,7 @@ static enum status load_run(struct store *store, sqlite3_stmt *row, struct coord
     if (status == ST_OK) status = load_orders(store, run, fault);
     if (status == ST_OK) status = load_draws(store, run, fault);
     if (status == ST_OK) status = load_rewinds(store, run, fault);
+    if (status == ST_OK) status = load_latest(store, run, fault);
     if (status == ST_OK && run->number != coordinator->run_count + 1)
         status = bad_row(run, "the run before it is missing", fault);
     if (status != ST_OK) {
@@ -1366,19 +1402,5 @@ enum status store_metrics_thinned(struct store *store, const struct metric_query
     if (status == ST_OK && any) status = metric_span(store, query, id, &low, &high, &any, fault);
     if (status == ST_OK && any)
         status = tell_last_of_pieces(store, query, id, low, high, points, told, context, fault);
-    return asked("metrics", status, fault);
-}
-
-enum status store_metrics_latest(struct store *store, uint64_t run, store_metric_told *told,
-                                 void *context, struct fault *fault)
-{
-    sqlite3_stmt *row = NULL;
-    enum status status = begin_query(store, SQL_METRICS_LATEST, &row, fault, count(run));
-    while (status == ST_OK && next_row(store, row, &status, fault)) {
-        struct metric_row metric = read_metric(row);
-        if (told(context, &metric)) continue;
-        finish(row);
-        return ST_OK;
-    }
     return asked("metrics", status, fault);
 }

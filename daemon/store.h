@@ -3,7 +3,7 @@
 
 /*
  * The database of a state directory: runs, attempts, events, metrics, checkpoints, redraws, orders.
- * The one file that knows SQLite. One connection, one thread; every call blocks for as long as the
+ * The one file that knows SQLite. A store is one connection, for one thread; every call blocks for as long as the
  * disk takes.
  *
  * The caller sees to it that no second daemon uses the directory (state_directory.h).
@@ -20,6 +20,10 @@ struct store;
  * ST_CORRUPT, ST_NOT_PERMITTED, ST_NO_SPACE, ST_IO, ST_BUSY. The store is the caller's.
  */
 enum status store_open(const char *path, struct store **store, struct fault *fault);
+
+/* Another connection to what store_open has opened, for questions from another thread; it sees what has been committed. Nothing
+ * can be committed through it. To be closed before the other. */
+enum status store_open_reader(const char *path, struct store **reader, struct fault *fault);
 void store_close(struct store *store);
 
 /* ST_IO: a sync has failed, so that nothing can be written any more, and of the commit that failed nobody knows what became. */
@@ -128,9 +132,5 @@ enum status store_metrics(struct store *store, const struct metric_query *query,
 enum status store_metrics_thinned(struct store *store, const struct metric_query *query,
                                   uint32_t points, store_metric_told *told, void *context,
                                   struct fault *fault);
-
-/* The newest row of each metric of the run, by name. */
-enum status store_metrics_latest(struct store *store, uint64_t run, store_metric_told *told,
-                                 void *context, struct fault *fault);
 
 #endif

@@ -68,10 +68,31 @@ Test(connections, a_peer_has_its_share)
         cr_assert_eq(add(id, "a", 0), 0);
         connections_prove(connections, id);
     }
-    cr_assert_eq(add(5, "a", 0), -1);
     cr_assert_eq(add(5, "b", 0), 0);
+    connections_prove(connections, 5);
     connections_remove(connections, 2);
     cr_assert_eq(add(6, "a", 0), 0);
+}
+
+/* The first has asked again since, and the third waits for its answer. */
+Test(connections, a_peer_that_has_its_share_gives_up_its_quietest)
+{
+    cr_assert_eq(add(9, "b", 0), 0);
+    connections_prove(connections, 9);
+    for (uint32_t id = 1; id <= 4; id++) {
+        cr_assert_eq(add(id, "a", 0), 0);
+        connections_prove(connections, id);
+    }
+    cr_assert(connections_begin(connections, 3));
+    cr_assert(connections_begin(connections, 1));
+    connections_end(connections, 1);
+    cr_assert_eq(add(5, "a", 0), 2);
+    connections_prove(connections, 5);
+    cr_assert_eq(add(6, "a", 0), 4);
+    connections_prove(connections, 6);
+    for (uint32_t id = 1; id <= 6; id++) connections_begin(connections, id);
+    cr_assert_eq(add(7, "a", 0), -1, "all of its wait for answers");
+    cr_assert(connections_proven(connections, 9), "another's made room");
 }
 
 Test(connections, requests_at_once)

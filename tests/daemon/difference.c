@@ -1,5 +1,6 @@
 #include "tests/daemon/difference.h"
 
+#include <math.h>
 #include <string.h>
 
 #define DIFFER(condition, words)     \
@@ -49,6 +50,18 @@ static const char *orders_differ(const struct run *a, const struct run *b)
     return NULL;
 }
 
+static const char *metrics_differ(const struct run *a, const struct run *b)
+{
+    DIFFER(a->latest_count != b->latest_count, "number of metrics");
+    for (size_t i = 0; i < a->latest_count; i++) {
+        const struct latest *x = &a->latest[i], *y = &b->latest[i];
+        const bool no_number = isnan(x->value) && isnan(y->value);
+        DIFFER(strcmp(x->name, y->name) != 0 || x->step != y->step, "metric");
+        DIFFER(x->value != y->value && !no_number, "value of metric");
+    }
+    return NULL;
+}
+
 static const char *runs_differ(const struct run *a, const struct run *b)
 {
     DIFFER(a->number != b->number || strcmp(a->id, b->id) != 0, "id");
@@ -89,7 +102,8 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(strcmp(a->requeue_key, b->requeue_key) != 0, "key of requeue");
     DIFFER(a->requeued_attempt != b->requeued_attempt, "attempt of requeue");
     const char *words = attempts_differ(a, b);
-    return words ? words : orders_differ(a, b);
+    if (!words) words = orders_differ(a, b);
+    return words ? words : metrics_differ(a, b);
 }
 
 const char *coordinators_differ(const struct coordinator *a, const struct coordinator *b)

@@ -1,6 +1,8 @@
 #include "daemon/driver.h"
 
+#include <inttypes.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <sys/resource.h>
 
 #include "proto/durable.h"
@@ -175,7 +177,7 @@ static void save_checkpoint(uint64_t step)
     report.notices = notices;
     request.body_case = PERFORMER__REQUEST__BODY_REPORT;
     request.report = &report;
-    Performer__Response *response = driver_answer(&workshop.driver, &workshop_caller, &request);
+    Performer__Response *response = workshop_ask(&workshop, &workshop_caller, &request);
     cr_assert_eq(response->status, ST_OK, "%s", response->text);
     performer__response__free_unpacked(response, NULL);
     strcat(name, "/MANIFEST");
@@ -193,7 +195,7 @@ static Performer__Response *submit_fork_as(const struct caller *caller, const ch
     submit.fork_step = step;
     request.body_case = PERFORMER__REQUEST__BODY_SUBMIT;
     request.submit = &submit;
-    return driver_answer(&workshop.driver, caller, &request);
+    return workshop_ask(&workshop, caller, &request);
 }
 
 static Performer__Response *submit_fork(const char *of, uint64_t step, const char *more,
@@ -581,9 +583,121 @@ Test(driver, an_unknown_run_s_report_is_refused)
     report.run = "r5";
     request.body_case = PERFORMER__REQUEST__BODY_REPORT;
     request.report = &report;
-    refused(driver_answer(&workshop.driver, &workshop_caller, &request), ST_NOT_FOUND, "r5");
+    refused(workshop_ask(&workshop, &workshop_caller, &request), ST_NOT_FOUND, "r5");
     request.body_case = PERFORMER__REQUEST__BODY_PING;
     request.ping = NULL;
-    refused(driver_answer(&workshop.driver, &workshop_caller, &request), ST_UNSUPPORTED,
-            "changes nothing");
+    refused(workshop_ask(&workshop, &workshop_caller, &request), ST_UNSUPPORTED, "changes nothing");
+}
+
+/* ---- reports that come together ---- */
+
+enum { RUNS = 3 };
+
+/* The report `sequence` of the only rank of a run, with one row. */
+struct word {
+    char run[RUN_ID_SIZE];
+    Performer__Report report;
+    Performer__MetricRow row, *rows[1];
+    Performer__Request request;
+};
+
+static void word_make(uint64_t run, uint64_t sequence, struct word *word)
+{
+    const struct run *about = coordinator_run(&workshop.coordinator, run);
+    performer__report__init(&word->report);
+    performer__metric_row__init(&word->row);
+    performer__request__init(&word->request);
+    snprintf(word->run, sizeof word->run, "r%" PRIu64, run);
+    word->row.name = "loss";
+    word->row.step = sequence;
+    word->row.value = (double)(10 * run + sequence);
+    word->rows[0] = &word->row;
+    word->report.run = word->run;
+    word->report.attempt = 1;
+    word->report.nonce = (char *)about->attempt.nonce;
+    word->report.sequence = sequence;
+    word->report.n_metrics = 1;
+    word->report.metrics = word->rows;
+    word->request.body_case = PERFORMER__REQUEST__BODY_REPORT;
+    word->request.report = &word->report;
+}
+
+static void launch_runs(void)
+{
+    for (int i = 0; i < RUNS; i++) workshop_submit(&workshop, "one", 1);
+    driver_tick(&workshop.driver);
+    cr_assert_eq(workshop.starts, RUNS);
+}
+
+static bool count_row(void *context, const struct metric_row *row)
+{
+    (void)row;
+    ++*(int *)context;
+    return true;
+}
+
+static int rows_stored(uint64_t run)
+{
+    int count = 0;
+    uint64_t next;
+    const struct metric_query query = {.run = run, .limit = 100};
+    cr_assert_eq(store_metrics(workshop.store, &query, count_row, &count, &next, NULL), ST_OK);
+    return count;
+}
+
+Test(driver, requests_that_come_together_are_answered_each)
+{
+    struct word words[RUNS + 2];
+    struct asked asked[RUNS + 3];
+    launch_runs();
+    for (uint64_t i = 0; i < RUNS; i++) word_make(i + 1, 1, &words[i]);
+    word_make(1, 2, &words[RUNS]);     /* its run has just spoken */
+    word_make(2, 3, &words[RUNS + 1]); /* and this one leaves a gap */
+    for (int i = 0; i < RUNS + 2; i++) asked[i] = (struct asked){.request = &words[i].request};
+    Performer__Request ping = PERFORMER__REQUEST__INIT;
+    ping.body_case = PERFORMER__REQUEST__BODY_PING;
+    asked[RUNS + 2] = (struct asked){.request = &ping};
+    for (int i = 0; i < RUNS + 3; i++) asked[i].caller = &workshop_caller;
+    cr_assert_eq(driver_answer(&workshop.driver, asked, RUNS + 3), RUNS);
+    cr_assert_eq(driver_answer(&workshop.driver, asked + RUNS, 3), 2);
+    cr_assert_eq(driver_answer(&workshop.driver, asked + RUNS + 2, 1), 1);
+    for (int i = 0; i <= RUNS; i++) {
+        cr_expect_eq(asked[i].response->status, ST_OK, "%s", asked[i].response->text);
+        performer__response__free_unpacked(asked[i].response, NULL);
+    }
+    refused(asked[RUNS + 1].response, ST_INVALID, "report 3 after report 1");
+    refused(asked[RUNS + 2].response, ST_UNSUPPORTED, "changes nothing");
+
+    workshop_restart(&workshop);
+    for (uint64_t run = 1; run <= RUNS; run++) {
+        const int told = run == 1 ? 2 : 1;
+        cr_expect_eq(rows_stored(run), told);
+        cr_expect_eq(coordinator_run(&workshop.coordinator, run)->step, told);
+    }
+}
+
+Test(driver, a_report_that_cannot_be_stored_takes_no_other_along)
+{
+    struct word words[RUNS];
+    struct asked asked[RUNS];
+    sqlite3 *db;
+    launch_runs();
+    cr_assert_eq(sqlite3_open(scratch_path(&workshop.scratch, "state/performerd.db"), &db),
+                 SQLITE_OK);
+    cr_assert_eq(sqlite3_exec(db, "DELETE FROM runs WHERE number = 2", NULL, NULL, NULL),
+                 SQLITE_OK);
+    sqlite3_close(db);
+    for (uint64_t i = 0; i < RUNS; i++) {
+        word_make(i + 1, 1, &words[i]);
+        asked[i] = (struct asked){&workshop_caller, &words[i].request, NULL};
+    }
+    cr_assert_eq(driver_answer(&workshop.driver, asked, RUNS), RUNS);
+    refused(asked[1].response, ST_INTERNAL, "the row to change is not there");
+    for (int i = 0; i < RUNS; i += 2) {
+        cr_expect_eq(asked[i].response->status, ST_OK, "%s", asked[i].response->text);
+        performer__response__free_unpacked(asked[i].response, NULL);
+        cr_expect_eq(rows_stored((uint64_t)i + 1), 1);
+    }
+    cr_expect_eq(rows_stored(2), 0);
+    cr_expect_eq(coordinator_run(&workshop.coordinator, 2)->step, 0);
 }

@@ -301,7 +301,7 @@ static void tell_saved(uint64_t sequence, uint64_t step, const char *path)
     report.notices = notices;
     request.body_case = PERFORMER__REQUEST__BODY_REPORT;
     request.report = &report;
-    Performer__Response *taken = driver_answer(&workshop.driver, &workshop_caller, &request);
+    Performer__Response *taken = workshop_ask(&workshop, &workshop_caller, &request);
     cr_assert_eq(taken->status, ST_OK, "%s", taken->text);
     performer__response__free_unpacked(taken, NULL);
 }

@@ -234,13 +234,15 @@ Test(metrics, latest_of_each_name)
     report.metrics = rows;
     report.n_metrics = 1;
     stage_report(&stage, &report);
-    struct told told = {0};
-    cr_assert_eq(store_metrics_latest(stage.store, 1, tell_metric, &told, NULL), ST_OK);
-    cr_assert_eq(told.count, ROWS_A_STEP + 1);
-    for (size_t i = 0; i < ROWS_A_STEP; i++) cr_assert_eq(told.rows[i].step, 9);
-    cr_assert_str_eq(told.names[ROWS_A_STEP], "valid_loss");
-    cr_assert_eq(told.rows[ROWS_A_STEP].step, 6);
-    cr_assert_eq(told.rows[ROWS_A_STEP].value, 2.5);
+    for (int restarted = 0; restarted < 2; restarted++) {
+        const struct run *run = stage_run(&stage);
+        cr_assert_eq(run->latest_count, ROWS_A_STEP + 1);
+        for (size_t i = 0; i < ROWS_A_STEP; i++) cr_assert_eq(run->latest[i].step, 9);
+        cr_assert_str_eq(run->latest[ROWS_A_STEP].name, "valid_loss");
+        cr_assert_eq(run->latest[ROWS_A_STEP].step, 6);
+        cr_assert_eq(run->latest[ROWS_A_STEP].value, 2.5);
+        stage_restart(&stage);
+    }
     stage_fini(&stage);
 }
 
@@ -491,7 +493,9 @@ Test(commit, a_metric_name_that_was_rolled_back_is_made_again)
     cr_assert_eq(store_commit(stage.store, "test", records, 2, NULL), ST_INTERNAL);
     cr_assert_eq(store_commit(stage.store, "test", records, 1, NULL), ST_OK);
     struct told told = {0};
-    cr_assert_eq(store_metrics_latest(stage.store, 1, tell_metric, &told, NULL), ST_OK);
+    uint64_t next;
+    const struct metric_query query = {.run = 1, .limit = 10};
+    cr_assert_eq(store_metrics(stage.store, &query, tell_metric, &told, &next, NULL), ST_OK);
     cr_assert_eq(told.count, 1);
     stage_fini(&stage);
 }
@@ -503,6 +507,32 @@ Test(commit, of_what_is_live_writes_nothing)
     struct record heard = {.kind = RECORD_RANK_HEARD, .run = 77};
     cr_assert_eq(store_commit(stage.store, "test", &heard, 1, NULL), ST_OK);
     stage_fini(&stage);
+}
+
+/* ---- another connection ---- */
+
+Test(reader, sees_what_is_committed_and_commits_nothing, .init = make_directory,
+     .fini = remove_directory)
+{
+    struct stage stage;
+    struct store *reader;
+    struct fault fault;
+    uint64_t next;
+    const struct metric_query query = {.run = 1, .limit = 100};
+    begin(&stage, path);
+    cr_assert_eq(store_open_reader(path, &reader, &fault), ST_OK, "%s", fault.text);
+    for (uint64_t step = 1; step <= 3; step++) {
+        struct told told = {0};
+        report_steps(&stage, step, 1, 0.5);
+        cr_assert_eq(store_metrics(reader, &query, tell_metric, &told, &next, &fault), ST_OK);
+        cr_expect_eq(told.count, step * ROWS_A_STEP);
+    }
+    const struct record record = {.kind = RECORD_STOP_REQUESTED, .run = 1};
+    cr_expect_eq(store_commit(reader, "test", &record, 1, &fault), ST_NOT_PERMITTED, "%s",
+                 fault.text);
+    store_close(reader);
+    stage_fini(&stage);
+    cr_expect_neq(store_open_reader("/nowhere/performerd.db", &reader, &fault), ST_OK);
 }
 
 /* ---- a disk that is full, or fails ---- */

@@ -121,6 +121,14 @@ const char *workshop_job(const char *name, int ranks, const char *more)
     return text;
 }
 
+Performer__Response *workshop_ask(struct workshop *workshop, const struct caller *caller,
+                                  const Performer__Request *request)
+{
+    struct asked asked = {.caller = caller, .request = request};
+    driver_answer(&workshop->driver, &asked, 1);
+    return asked.response;
+}
+
 Performer__Response *workshop_submit_text(struct workshop *workshop, const char *resolved,
                                           const char *key)
 {
@@ -131,7 +139,7 @@ Performer__Response *workshop_submit_text(struct workshop *workshop, const char 
     submit.key = (char *)key;
     request.body_case = PERFORMER__REQUEST__BODY_SUBMIT;
     request.submit = &submit;
-    return driver_answer(&workshop->driver, &workshop_caller, &request);
+    return workshop_ask(workshop, &workshop_caller, &request);
 }
 
 uint64_t workshop_submit(struct workshop *workshop, const char *name, int ranks)
@@ -153,7 +161,7 @@ Performer__Response *workshop_act(struct workshop *workshop, const char *run,
     act.action = action;
     request.body_case = PERFORMER__REQUEST__BODY_ACT;
     request.act = &act;
-    return driver_answer(&workshop->driver, &workshop_caller, &request);
+    return workshop_ask(workshop, &workshop_caller, &request);
 }
 
 enum { STEPS_MAX = 64 };
@@ -203,7 +211,7 @@ void workshop_report(struct workshop *workshop, uint32_t rank, uint64_t sequence
     make_draft(workshop, rank, sequence, step, &draft);
     request.body_case = PERFORMER__REQUEST__BODY_REPORT;
     request.report = &draft.report;
-    Performer__Response *response = driver_answer(&workshop->driver, &workshop_caller, &request);
+    Performer__Response *response = workshop_ask(workshop, &workshop_caller, &request);
     cr_assert_eq(response->status, ST_OK, "%s", response->text);
     performer__response__free_unpacked(response, NULL);
 }

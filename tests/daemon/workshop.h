@@ -39,6 +39,8 @@ const char *workshop_job(const char *name, int ranks, const char *more);
 uint64_t workshop_submit(struct workshop *workshop, const char *name, int ranks);
 
 /* The response is the caller's. */
+Performer__Response *workshop_ask(struct workshop *workshop, const struct caller *caller,
+                                  const Performer__Request *request);
 Performer__Response *workshop_submit_text(struct workshop *workshop, const char *resolved,
                                           const char *key);
 Performer__Response *workshop_act(struct workshop *workshop, const char *run,

@@ -13,7 +13,7 @@
 #include "tests/sim/product.h"
 #include "tests/sim/world.h"
 
-enum { AWAY_MS_MAX = 20000, SLOW_MS_MAX = 4000 };
+enum { AWAY_MS_MAX = 20000, SLOW_MS_MAX = 4000, BUSY_MS_MAX = 10 };
 
 struct host host;
 
@@ -36,6 +36,7 @@ static void bury(void)
     store_close(host.store);
     host.store = NULL;
     host.up = false;
+    host.inbox_count = 0;
     world.reaching_out = world.dead = false;
     world.deeds_left = 0;
     world.sync_failed = false;
@@ -216,56 +217,94 @@ static struct reply reply_of(const Performer__Response *response)
     return reply;
 }
 
-static Performer__Response *ask_driver(const struct request *request, Performer__Report *report)
+/* A request as it was unpacked. */
+struct parcel {
+    const struct request *request;
+    Performer__Report *report; /* NULL: it is none */
+    Performer__Request message;
+    Performer__Submit submit;
+    Performer__Act act;
+};
+
+static void parcel_open(const struct request *request, struct parcel *parcel)
 {
-    Performer__Request message = PERFORMER__REQUEST__INIT;
-    Performer__Submit submit = PERFORMER__SUBMIT__INIT;
-    Performer__Act act = PERFORMER__ACT__INIT;
+    *parcel = (struct parcel){.request = request};
+    performer__request__init(&parcel->message);
+    performer__submit__init(&parcel->submit);
+    performer__act__init(&parcel->act);
     switch (request->kind) {
     case REQUEST_SUBMIT:
-        submit.text = submit.resolved = request->job->resolved;
-        submit.key = (char *)request->key;
-        if (request->fork_of) submit.fork_of = (char *)request->fork_of;
-        message.body_case = PERFORMER__REQUEST__BODY_SUBMIT;
-        message.submit = &submit;
+        parcel->submit.text = parcel->submit.resolved = request->job->resolved;
+        parcel->submit.key = (char *)request->key;
+        if (request->fork_of) parcel->submit.fork_of = (char *)request->fork_of;
+        parcel->message.body_case = PERFORMER__REQUEST__BODY_SUBMIT;
+        parcel->message.submit = &parcel->submit;
         break;
     case REQUEST_ACT:
-        act.run = (char *)request->run;
-        act.action = request->action;
-        if (request->key) act.key = (char *)request->key;
-        message.body_case = PERFORMER__REQUEST__BODY_ACT;
-        message.act = &act;
+        parcel->act.run = (char *)request->run;
+        parcel->act.action = request->action;
+        if (request->key) parcel->act.key = (char *)request->key;
+        parcel->message.body_case = PERFORMER__REQUEST__BODY_ACT;
+        parcel->message.act = &parcel->act;
         break;
     case REQUEST_REPORT:
-        if (!coordinator_admits(&host.coordinator, report->run, report->attempt, request->token))
-            world_violation("%s: a report of attempt %" PRIu32 " is not admitted", report->run,
-                            report->attempt);
-        message.body_case = PERFORMER__REQUEST__BODY_REPORT;
-        message.report = report;
+        parcel->report = performer__report__unpack(NULL, request->report_length, request->report);
+        if (!coordinator_admits(&host.coordinator, parcel->report->run, parcel->report->attempt,
+                                request->token))
+            world_violation("%s: a report of attempt %" PRIu32 " is not admitted",
+                            parcel->report->run, parcel->report->attempt);
+        parcel->message.body_case = PERFORMER__REQUEST__BODY_REPORT;
+        parcel->message.report = parcel->report;
         break;
     }
-    return driver_answer(&host.driver, &(struct caller){.user = "somebody"}, &message);
+}
+
+static void answer_parcel(const struct parcel *parcel, Performer__Response *response)
+{
+    struct reply reply = reply_of(response);
+    if (world_reach_out()) {
+        ledger_answered(parcel->request, parcel->report, &reply);
+        send_back(parcel->request, &reply);
+    }
+    performer__response__free_unpacked(response, NULL);
+    if (parcel->report) performer__report__free_unpacked(parcel->report, NULL);
+}
+
+/* All that has come while it was busy. */
+static void take_inbox(void *what, uint64_t life)
+{
+    (void)what;
+    static const struct caller somebody = {.user = "somebody"};
+    struct parcel parcels[HOST_INBOX_MAX];
+    struct asked asked[HOST_INBOX_MAX];
+    const size_t count = host.inbox_count;
+    bool changed = false;
+    if (!host.up || host.life != life) return;
+    host.inbox_count = 0;
+    enter();
+    for (size_t i = 0; i < count; i++) {
+        parcel_open(host.inbox[i], &parcels[i]);
+        asked[i] = (struct asked){.caller = &somebody, .request = &parcels[i].message};
+        changed = changed || parcels[i].request->kind != REQUEST_REPORT;
+    }
+    for (size_t answered = 0; answered < count;) {
+        const size_t end =
+            answered + driver_answer(&host.driver, asked + answered, count - answered);
+        for (; answered < end; answered++)
+            answer_parcel(&parcels[answered], asked[answered].response);
+    }
+    leave();
+    if (changed) world_in(0, tick, NULL, host.life);
 }
 
 static void deliver(void *what, uint64_t stamp)
 {
     (void)stamp;
-    const struct request *request = what;
     if (!host.up) return;
-    Performer__Report *report = NULL;
-    if (request->kind == REQUEST_REPORT)
-        report = performer__report__unpack(NULL, request->report_length, request->report);
-    enter();
-    Performer__Response *response = ask_driver(request, report);
-    struct reply reply = reply_of(response);
-    if (world_reach_out()) {
-        ledger_answered(request, report, &reply);
-        send_back(request, &reply);
-    }
-    leave();
-    performer__response__free_unpacked(response, NULL);
-    if (report) performer__report__free_unpacked(report, NULL);
-    if (request->kind != REQUEST_REPORT) world_in(0, tick, NULL, host.life);
+    host.inbox[host.inbox_count++] = what;
+    if (host.inbox_count == 1)
+        world_in(chance_between(&world.chance, 0, BUSY_MS_MAX), take_inbox, NULL, host.life);
+    if (host.inbox_count == HOST_INBOX_MAX) take_inbox(NULL, host.life);
 }
 
 void network_send(const struct request *request)

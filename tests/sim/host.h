@@ -11,7 +11,7 @@
 #include "daemon/store.h"
 #include "tests/sim/network.h"
 
-enum { HOST_RANKS_MAX = 4 };
+enum { HOST_RANKS_MAX = 4, HOST_INBOX_MAX = 8 };
 
 struct host {
     struct state_directory directory;
@@ -19,7 +19,9 @@ struct host {
     struct store *store;
     struct driver driver;
     bool up;
-    uint64_t life; /* from 1 */
+    uint64_t life;                               /* from 1 */
+    const struct request *inbox[HOST_INBOX_MAX]; /* (inbox_count): what came since it last looked */
+    size_t inbox_count;
 };
 
 extern struct host host;

@@ -56,8 +56,10 @@ static struct {
     struct order_entry orders[ORDERS_MAX + 1]; /* by id */
     /* the decision under way */
     const struct event *event;
-    const struct record *committed; /* the records that were committed last */
-    bool commit_unsure;             /* the daemon died of the newest commit, or its sync failed */
+    struct record *
+        committed; /* (committed_count), that were committed last: of one decision, or of several */
+    size_t committed_count, applied_count; /* those of them that have been applied */
+    bool commit_unsure; /* the daemon died of the newest commit, or its sync failed */
     /* what the daemon before knew */
     struct coordinator before;
     bool before_known;
@@ -77,6 +79,7 @@ static void forget_before(void)
 void ledger_end(void)
 {
     forget_before();
+    free(ledger.committed);
 }
 
 static struct run_entry *run_entry(uint64_t number)
@@ -388,6 +391,26 @@ static bool any_durable(const struct record *records, size_t count)
     return false;
 }
 
+static void note_committed(const struct record *records, size_t count)
+{
+    ledger.committed = memory_grow(ledger.committed, count * sizeof *records);
+    memcpy(ledger.committed, records, count * sizeof *records);
+    ledger.committed_count = count;
+    ledger.applied_count = 0;
+}
+
+/* What is applied was committed next, all of it, in the same order. */
+static void check_committed(const struct record *records, size_t count)
+{
+    if (!any_durable(records, count) && ledger.committed_count == 0) return;
+    const struct record *next = ledger.committed + ledger.applied_count;
+    if (ledger.applied_count + count <= ledger.committed_count &&
+        memcmp(next, records, count * sizeof *records) == 0)
+        ledger.applied_count += count;
+    else if (any_durable(records, count))
+        world_violation("a decision is applied that is not committed");
+}
+
 /* ---- in front of the product's functions ---- */
 
 void __wrap_coordinator_decide(const struct coordinator *coordinator, const struct event *event,
@@ -401,7 +424,7 @@ void __wrap_coordinator_decide(const struct coordinator *coordinator, const stru
                                struct decision *decision)
 {
     ledger.event = event;
-    ledger.committed = NULL;
+    ledger.committed_count = ledger.applied_count = 0;
     product_decide(coordinator, event, decision);
 }
 
@@ -410,7 +433,7 @@ enum status __wrap_store_commit(struct store *store, const char *decision,
 {
     bool dead = world.dead;
     enum status status = product_commit(store, decision, records, count, fault);
-    if (status == ST_OK) ledger.committed = records;
+    if (status == ST_OK) note_committed(records, count);
     if (world.dead != dead || world.sync_failed) ledger.commit_unsure = true;
     return status;
 }
@@ -418,8 +441,7 @@ enum status __wrap_store_commit(struct store *store, const char *decision,
 void __wrap_coordinator_apply(struct coordinator *coordinator, const struct record *records,
                               size_t count, uint64_t now_ms)
 {
-    if (any_durable(records, count) && ledger.committed != records)
-        world_violation("a decision is applied that is not committed");
+    check_committed(records, count);
     for (uint64_t number = 1; number <= RUNS_MAX; number++) ledger.runs[number].requeued = false;
     for (size_t i = 0; i < count; i++) see_record(&records[i]);
     product_apply(coordinator, records, count, now_ms);
