@@ -17,6 +17,11 @@ static enum status host_memory_new(size_t bytes, void **memory)
     return ST_OK;
 }
 
+static const char *nothing_more(void)
+{
+    return "";
+}
+
 static const struct backend reference = {
     .name = "reference",
     .description = "reference (plain C, sums in double)",
@@ -28,6 +33,7 @@ static const struct backend reference = {
     .memory_new = host_memory_new,
     .memory_free = free,
     .sync = reference_sync,
+    .failure = nothing_more,
 };
 
 static struct backend cpu[CPU_ISA_COUNT];
@@ -73,6 +79,12 @@ const char *backend_why_not(const char *name)
     const char *why_not = NULL;
     find(name, &why_not);
     return why_not;
+}
+
+enum status backend_fault(const struct backend *backend, enum status status, struct fault *fault)
+{
+    const char *more = backend->failure();
+    return fault_set(fault, status, "%s%s%s", status_text(status), *more ? ": " : "", more);
 }
 
 const char *backend_libraries(void)

@@ -245,6 +245,9 @@ struct backend {
     enum status (*memory_new)(size_t bytes, void **memory);
     void (*memory_free)(void *memory);
     enum status (*sync)(struct stream *stream);
+    /* Of the operation, memory_new or sync that has just failed: which call of which library did, and why. "": the status says
+     * all. */
+    const char *(*failure)(void);
 };
 
 /* "reference", "cpu" or "cuda"; or "cpu (x86-64-v3)", as its description says, for another instruction set than the best. NULL
@@ -253,6 +256,10 @@ const struct backend *backend_find(const char *name);
 
 /* Why backend_find() gives NULL, in words. */
 const char *backend_why_not(const char *name);
+
+/* Fills `fault` with what an operation, memory_new or sync has just failed with, and the call behind it where one is known; gives
+ * `status`. */
+enum status backend_fault(const struct backend *backend, enum status status, struct fault *fault);
 
 /* "oneDNN 2.6.3": the libraries that the bits of `cpu` depend on. */
 const char *backend_libraries(void);

@@ -43,7 +43,7 @@ static void pause_shortly(void)
 static enum status translate_cuda(cudaError_t error, const char *what, struct fault *fault)
 {
     if (error == cudaSuccess) return ST_OK;
-    return fault_set(fault, gpu_status(error), "%s: %s", what, cudaGetErrorString(error));
+    return fault_set(fault, gpu_status(error, what), "%s: %s", what, cudaGetErrorString(error));
 }
 
 /* A device that failed is this rank's own misfortune, a wrong call our mistake, and all else shared with the others. */

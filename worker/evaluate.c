@@ -176,9 +176,10 @@ enum status evaluate_run(struct training *t, double *valid_loss, struct fault *f
     for (int64_t shard = begin; shard < end; shard++) {
         training_phase(t, t->state.step, PHASE_EVALUATE);
         enum status status = run_shard(t, shard, &t->valid_mine[shard - begin]);
-        if (status != ST_OK)
-            return fault_set(fault, status, "an operation of the evaluation failed: %s",
-                             status_text(status));
+        if (status != ST_OK) {
+            backend_fault(t->setup.backend, status, fault);
+            return fault_wrap(fault, "the evaluation after step %" PRIu64, t->state.step);
+        }
     }
     training_phase(t, t->state.step, PHASE_REDUCE);
     enum status status = collective_gather(t->setup.collective, t->valid_mine,

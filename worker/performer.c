@@ -57,6 +57,7 @@ struct performer {
     struct performer_hooks hooks;
     struct performer_pass pass;
     enum status status;
+    struct loss loss;     /* written by the device until the next `sync` */
     size_t scratch_bytes; /* the largest that an operation asked for */
     bool measuring;       /* operations are asked for their scratch, not run */
 };
@@ -71,7 +72,8 @@ struct performer {
                    (model)->stream->scratch_bytes);                                               \
             (model)->status = (model)->backend->op((model)->stream, (arguments));                 \
         }                                                                                         \
-        if ((model)->hooks.between) (model)->hooks.between((model)->hooks.context);               \
+        if ((model)->hooks.between && (model)->status == ST_OK)                                   \
+            (model)->hooks.between((model)->hooks.context);                                       \
     } while (0)
 
 /* DO(m, add, .count = n, .x = x, .y = y) */
@@ -392,12 +394,11 @@ static void backward(struct performer *m, const float *w, const struct batch *ba
     bucket_done(m, bucket);
 }
 
-static void loss_of(struct performer *m, const struct batch *batch, bool with_backward,
-                    struct loss *loss)
+static void loss_of(struct performer *m, const struct batch *batch, bool with_backward)
 {
     DO(m, cross_entropy, .rows = batch->sequences * m->length, .vocab = m->vocab,
        .logits = m->logits, .targets = batch->targets, .backward = with_backward,
-       .loss_sum = &loss->sum, .counted = &loss->counted, .correct = &loss->correct);
+       .loss_sum = &m->loss.sum, .counted = &m->loss.counted, .correct = &m->loss.correct);
 }
 
 enum status performer_forward(struct performer *model, struct stream *stream, const float *weights,
@@ -422,10 +423,9 @@ enum status performer_loss(struct performer *model, struct stream *stream,
                            const struct batch *batch, bool backward_follows, struct loss *loss)
 {
     model->stream = stream;
-    struct loss sums = {0};
-    loss_of(model, batch, backward_follows, &sums);
+    loss_of(model, batch, backward_follows);
     if (model->status == ST_OK) model->status = model->backend->sync(stream);
-    if (model->status == ST_OK) *loss = sums;
+    if (model->status == ST_OK) *loss = model->loss;
     return model->status;
 }
 
@@ -525,11 +525,14 @@ static enum status allocate(struct performer *m,
     lay_out(m, &carver);
     size_t needed = carver.bytes > 0 ? carver.bytes : REGION_ALIGN_BYTES;
     enum status status = m->backend->memory_new(needed, memory);
-    if (status != ST_OK)
+    if (status != ST_OK) {
+        struct fault why;
+        backend_fault(m->backend, status, &why);
         return fault_set(fault, status,
-                         "%zu bytes for %s: lower train.micro_batch or data.length, or set "
+                         "%zu bytes for %s: %s; lower train.micro_batch or data.length, or set "
                          "train.recompute to \"layer\"",
-                         needed, what);
+                         needed, what, why.text);
+    }
     *bytes = carver.bytes;
     carver = (struct carver){.base = *memory};
     lay_out(m, &carver);
@@ -540,13 +543,12 @@ static void measure_shape(struct performer *m, const struct batch *batch)
 {
     float *somewhere =
         m->activations; /* in place of weights and gradient: nothing is read or written */
-    struct loss loss;
 
     m->length = batch->length;
     for (int training = 0; training <= 1; training++) {
         m->pass = (struct performer_pass){.training = training};
         forward(m, somewhere, batch);
-        loss_of(m, batch, training, &loss);
+        loss_of(m, batch, training);
     }
     backward(m, somewhere, batch, somewhere);
 }
@@ -591,9 +593,10 @@ static enum status make_positions(struct performer *m, struct fault *fault)
     if (bytes == 0) return ST_OK;
     void *memory;
     enum status status = m->backend->memory_new(bytes, &memory);
-    if (status != ST_OK)
-        return fault_set(fault, status,
-                         "no memory for a table of positions: a smaller data.length takes less");
+    if (status != ST_OK) {
+        backend_fault(m->backend, status, fault);
+        return fault_wrap(fault, "a table of positions, which a smaller data.length makes smaller");
+    }
     m->positions = memory;
     if (m->spec->model.positions == POSITIONS_SINUSOIDAL)
         positions_sinusoidal(m->spec->data.length, m->width, INITIAL_STD, m->positions);
@@ -611,12 +614,14 @@ static enum status allocate_projections(struct performer *m, struct fault *fault
     enum status status = m->backend->memory_new(bytes, &memory);
     m->projections = memory;
     m->projection_work = calloc(floats, sizeof *m->projection_work);
-    if (status == ST_OK && m->projection_work) {
-        memset(m->projections, 0, bytes);
-        return ST_OK;
-    }
-    return fault_set(fault, ST_NO_MEMORY,
-                     "no memory for the projections: a smaller [attention] takes less");
+    if (status != ST_OK)
+        backend_fault(m->backend, status, fault);
+    else if (!m->projection_work)
+        status = fault_set(fault, ST_NO_MEMORY, "out of memory");
+    if (status != ST_OK)
+        return fault_wrap(fault, "the projections, which a smaller [attention] makes smaller");
+    memset(m->projections, 0, bytes);
+    return ST_OK;
 }
 
 enum status performer_new(const struct jobspec *spec, const struct params *params,

@@ -545,9 +545,9 @@ static enum status attend_run(const struct backend *backend, struct attend *atte
 {
     enum status status = forward_run(backend, attend);
     if (status == ST_OK && attend->backward) status = backward_run(backend, attend);
-    if (status != ST_OK)
-        return fault_set(fault, status, "backend %s: %s", backend->name, status_text(status));
-    return ST_OK;
+    if (status == ST_OK) return ST_OK;
+    backend_fault(backend, status, fault);
+    return fault_wrap(fault, "backend %s", backend->name);
 }
 
 /* ---- results ---- */

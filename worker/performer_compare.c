@@ -404,8 +404,7 @@ static enum status run_model(struct comparison *c, struct performer *model,
     const struct performer_pass pass = {.block_done = block_done, .context = c};
     enum status status = performer_forward(model, &c->stream, c->weights, &c->batch, &pass);
     if (status == ST_OK) status = performer_loss(model, &c->stream, &c->batch, false, loss);
-    if (status != ST_OK) fault_set(fault, status, "an operation failed: %s", status_text(status));
-    return status;
+    return status == ST_OK ? ST_OK : backend_fault(c->request->backend, status, fault);
 }
 
 static enum status run_shard(struct comparison *c, int64_t first, struct fault *fault)

@@ -14,7 +14,8 @@ struct folding {
     struct training *training;
     float *gradient; /* of this shard */
     int folds;
-    bool last; /* of this rank: what is folded goes to the other ranks */
+    bool last;   /* of this rank: what is folded goes to the other ranks */
+    bool moving; /* some of it is under way */
     enum status status;
     struct fault *fault;
 };
@@ -54,10 +55,21 @@ int gradient_buffers(int64_t count)
     return most + 1;
 }
 
-/* Where the host sums, it is about to read what operations write. */
-static enum status sync_for_host(struct training *t)
+/* An operation of the backend has failed. */
+static enum status operation_failed(const struct training *t, enum status status,
+                                    struct fault *fault)
 {
-    return collective_on_host(t->setup.collective) ? t->setup.backend->sync(&t->stream) : ST_OK;
+    backend_fault(t->setup.backend, status, fault);
+    return fault_wrap(fault, "step %llu", (unsigned long long)t->state.step + 1);
+}
+
+/* Where the host sums, it is about to read what operations write. */
+static enum status sync_for_host(struct folding *folding)
+{
+    struct training *t = folding->training;
+    if (!collective_on_host(t->setup.collective)) return ST_OK;
+    const enum status status = t->setup.backend->sync(&t->stream);
+    return status == ST_OK ? ST_OK : operation_failed(t, status, folding->fault);
 }
 
 static void fold_bucket(void *context, int bucket)
@@ -71,30 +83,25 @@ static void fold_bucket(void *context, int bucket)
         float *before = gradient - t->params->floats;
         const struct add add = {.count = at->count, .x = gradient, .y = before};
         folding->status = t->setup.backend->add(&t->stream, &add);
+        if (folding->status != ST_OK) operation_failed(t, folding->status, folding->fault);
         gradient = before;
     }
     if (!folding->last || folding->status != ST_OK) return;
-    folding->status = sync_for_host(t);
-    if (folding->status == ST_OK)
-        folding->status =
-            collective_sum_start(t->setup.collective, gradient, at->count, folding->fault);
+    folding->status = sync_for_host(folding);
+    if (folding->status != ST_OK) return;
+    folding->moving = true;
+    folding->status =
+        collective_sum_start(t->setup.collective, gradient, at->count, folding->fault);
 }
 
 static void move_buckets(void *context)
 {
     struct folding *folding = context;
     struct training *t = folding->training;
-    if (!folding->last || folding->status != ST_OK) return;
-    folding->status = sync_for_host(t);
+    if (!folding->moving || folding->status != ST_OK) return;
+    folding->status = sync_for_host(folding);
     if (folding->status == ST_OK)
         folding->status = collective_progress(t->setup.collective, folding->fault);
-}
-
-/* An operation of a backend has no words of its own. */
-static enum status operation_failed(struct fault *fault, enum status status, uint64_t step)
-{
-    return fault_set(fault, status, "an operation of step %llu failed: %s",
-                     (unsigned long long)step, status_text(status));
 }
 
 /* Batch, forward, loss and backward of one shard of this rank. */
@@ -119,14 +126,14 @@ static enum status run_shard(struct training *t, uint64_t step, int64_t index, s
     training_phase(t, step, PHASE_FORWARD);
     enum status status = performer_forward(t->model, &t->stream, t->weights, &t->batch, &pass);
     if (status == ST_OK) status = performer_loss(t->model, &t->stream, &t->batch, true, loss);
-    if (status != ST_OK) return operation_failed(fault, status, step);
+    if (status != ST_OK) return operation_failed(t, status, fault);
     training_phase(t, step, PHASE_BACKWARD);
     status =
         performer_backward(t->model, &t->stream, t->weights, &t->batch, folding.gradient, &hooks);
+    if (status == ST_OK && folding.status != ST_OK) return folding.status;
     if (status == ST_OK)
         status = t->setup.backend->sync(&t->stream); /* the batch is filled anew next */
-    if (status != ST_OK) return operation_failed(fault, status, step);
-    return folding.status;
+    return status == ST_OK ? ST_OK : operation_failed(t, status, fault);
 }
 
 /* Everything up to the gradients of this rank's shards, summed and on their way to the other ranks. */
@@ -177,14 +184,13 @@ static enum status clip(struct training *t, struct step_sums *sums, float *scale
                         struct fault *fault)
 {
     const double limit = t->setup.spec->optimizer.clip;
-    double squares = 0.0;
     const struct sum_squares sum_squares = {
-        .count = t->params->floats, .x = t->gradients, .sum = &squares};
+        .count = t->params->floats, .x = t->gradients, .sum = &t->gradient_squares};
     enum status status = t->setup.backend->sum_squares(&t->stream, &sum_squares);
     if (status == ST_OK) status = t->setup.backend->sync(&t->stream);
-    if (status != ST_OK) return operation_failed(fault, status, t->state.step + 1);
+    if (status != ST_OK) return operation_failed(t, status, fault);
 
-    sums->norm = sqrt(squares) / (double)sums->counted;
+    sums->norm = sqrt(t->gradient_squares) / (double)sums->counted;
     double factor = limit > 0.0 && sums->norm > limit ? limit / sums->norm : 1.0;
     *scale = (float)(factor / (double)sums->counted);
     return ST_OK;
@@ -270,10 +276,10 @@ static enum status update(struct training *t, uint64_t step, float scale, double
         adamw.moment2 = t->moment2 + first->offset;
         adamw.weight_decay = first->decay ? (float)spec->optimizer.weight_decay : 0.0F;
         enum status status = t->setup.backend->adamw(&t->stream, &adamw);
-        if (status != ST_OK) return operation_failed(fault, status, step);
+        if (status != ST_OK) return operation_failed(t, status, fault);
     }
     enum status status = t->setup.backend->sync(&t->stream);
-    return status == ST_OK ? ST_OK : operation_failed(fault, status, step);
+    return status == ST_OK ? ST_OK : operation_failed(t, status, fault);
 }
 
 static void advance_state(struct training *t, uint64_t step, const struct step_sums *sums)

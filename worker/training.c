@@ -65,8 +65,11 @@ static enum status memory_new(const struct training *t, size_t bytes, const char
 {
     void *made;
     enum status status = t->setup.backend->memory_new(bytes, &made);
-    if (status != ST_OK)
-        return fault_set(fault, status, "%zu bytes for %s: %s", bytes, what, advice);
+    if (status != ST_OK) {
+        struct fault why;
+        backend_fault(t->setup.backend, status, &why);
+        return fault_set(fault, status, "%zu bytes for %s: %s; %s", bytes, what, why.text, advice);
+    }
     memset(made, 0, bytes);
     *memory = made;
     return ST_OK;

@@ -55,7 +55,8 @@ struct training {
     float *weights, *moment1, *moment2; /* (params->floats) */
     float *gradients; /* (gradient_buffers, params->floats): one for each depth of the tree */
     int gradient_buffers;
-    struct batch batch; /* room for train.micro_batch sequences */
+    double gradient_squares; /* their sum, written by the device until the next `sync` */
+    struct batch batch;      /* room for train.micro_batch sequences */
 
     int64_t shards;          /* of a step, of this rank */
     double *shard_losses;    /* (shards) */

@@ -90,7 +90,7 @@ size_t cuda_cross_entropy_scratch(const struct cross_entropy *arguments, int)
 
 static enum status fetch(void *to, const void *from, size_t bytes)
 {
-    return gpu_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, gpu_current()->stream));
+    return GPU(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, gpu_current()->stream));
 }
 
 enum status cuda_cross_entropy(struct stream *stream, const struct cross_entropy *a)

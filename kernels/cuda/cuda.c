@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/cuda/attention.h"
 #include "kernels/reference/reference.h"
@@ -9,7 +10,6 @@
 enum { OLDEST_MAJOR = 8 };
 
 static struct gpu gpu;
-static struct backend backend;
 static char description[320];
 
 const struct gpu *gpu_current(void)
@@ -17,46 +17,61 @@ const struct gpu *gpu_current(void)
     return &gpu;
 }
 
-enum status gpu_status(cudaError_t error)
+/* ---- what failed ---- */
+
+static const char *operation; /* that was begun last */
+static char failure[200];
+
+static void operation_begin(const char *name)
 {
-    switch (error) {
-    case cudaSuccess:
-        return ST_OK;
-    case cudaErrorMemoryAllocation:
-        return ST_NO_MEMORY;
-    default:
-        return ST_DEVICE;
-    }
+    operation = name;
+    failure[0] = '\0';
 }
 
-enum status gpu_product_status(cublasStatus_t error)
+static void failure_note(const char *call, const char *why)
 {
-    switch (error) {
-    case CUBLAS_STATUS_SUCCESS:
-        return ST_OK;
-    case CUBLAS_STATUS_ALLOC_FAILED:
-        return ST_NO_MEMORY;
-    default:
-        return ST_DEVICE;
-    }
+    snprintf(failure, sizeof failure, "%.*s in %s: %s", (int)strcspn(call, "("), call, operation,
+             why);
 }
+
+static const char *failure_text(void)
+{
+    return failure;
+}
+
+enum status gpu_status(cudaError_t error, const char *call)
+{
+    if (error == cudaSuccess) return ST_OK;
+    failure_note(call, cudaGetErrorString(error));
+    return error == cudaErrorMemoryAllocation ? ST_NO_MEMORY : ST_DEVICE;
+}
+
+enum status gpu_product_status(cublasStatus_t error, const char *call)
+{
+    if (error == CUBLAS_STATUS_SUCCESS) return ST_OK;
+    failure_note(call, cublasLtGetStatusString(error));
+    return error == CUBLAS_STATUS_ALLOC_FAILED ? ST_NO_MEMORY : ST_DEVICE;
+}
+
+/* ---- memory and waiting ---- */
 
 /* Pages are to lie on the device, where its operations reach them at its own speed. */
 static enum status memory_new(size_t bytes, void **memory)
 {
     const struct cudaMemLocation here = {cudaMemLocationTypeDevice, gpu.device};
     void *made;
-    cudaError_t error = cudaMallocManaged(&made, bytes, cudaMemAttachGlobal);
-    if (error != cudaSuccess) return gpu_status(error);
-    error = cudaMemAdvise(made, bytes, cudaMemAdviseSetPreferredLocation, here);
-    if (error != cudaSuccess) {
+    operation_begin("memory_new");
+    enum status status = GPU(cudaMallocManaged(&made, bytes, cudaMemAttachGlobal));
+    if (status != ST_OK) return status;
+    status = GPU(cudaMemAdvise(made, bytes, cudaMemAdviseSetPreferredLocation, here));
+    if (status == ST_OK)
+        *memory = made;
+    else
         cudaFree(made);
-        return gpu_status(error);
-    }
-    *memory = made;
-    return ST_OK;
+    return status;
 }
 
+/* Waits for what is under way, as cudaFree does by itself. */
 static void memory_free(void *memory)
 {
     cudaFree(memory);
@@ -66,8 +81,11 @@ static void memory_free(void *memory)
 static enum status cuda_sync(struct stream *stream)
 {
     (void)stream;
-    return gpu_status(cudaStreamSynchronize(gpu.stream));
+    operation_begin("sync");
+    return GPU(cudaStreamSynchronize(gpu.stream));
 }
+
+/* ---- the table ---- */
 
 static const char *attention_why_not(const struct attention *arguments)
 {
@@ -92,11 +110,21 @@ bool cuda_attention_supported(const struct attention *arguments, const char **wh
     return !why;
 }
 
-static const struct backend table = {
+/* Each operation under its name. */
+#define CUDA_RUN(op)                                                               \
+    static enum status run_##op(struct stream *stream, const struct op *arguments) \
+    {                                                                              \
+        operation_begin(#op);                                                      \
+        return cuda_##op(stream, arguments);                                       \
+    }
+BACKEND_OPS(CUDA_RUN)
+#undef CUDA_RUN
+
+static const struct backend backend = {
     .name = "cuda",
     .description = description,
     .has_bf16 = true,
-#define CUDA_SLOT(op) .op = cuda_##op, .op##_scratch = cuda_##op##_scratch,
+#define CUDA_SLOT(op) .op = run_##op, .op##_scratch = cuda_##op##_scratch,
     BACKEND_OPS(CUDA_SLOT)
 #undef CUDA_SLOT
         .attention_saved_floats = cuda_attention_saved_floats,
@@ -104,6 +132,7 @@ static const struct backend table = {
     .memory_new = memory_new,
     .memory_free = memory_free,
     .sync = cuda_sync,
+    .failure = failure_text,
 };
 
 /* Ranks of one machine share out its devices; where Slurm shows each its own alone, that is the one. */
@@ -114,39 +143,35 @@ static int device_of_rank(int count)
     return rank && count > 0 ? (int)(strtoul(rank, NULL, 10) % (unsigned long)count) : 0;
 }
 
-/* Half open where it fails: the process then goes without. */
-static cudaError_t gpu_open(struct cudaDeviceProp *properties)
+/* NULL, or why it could not be opened; then nothing of it is left open. */
+static const char *gpu_open(void)
 {
+    struct cudaDeviceProp properties;
     int count;
     cudaError_t error = cudaGetDeviceCount(&count);
     if (error == cudaSuccess) gpu.device = device_of_rank(count);
     if (error == cudaSuccess) error = cudaSetDevice(gpu.device);
-    if (error == cudaSuccess) error = cudaGetDeviceProperties(properties, gpu.device);
-    if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking);
-    return error;
-}
-
-/* NULL, or why it could not be opened. */
-static const char *backend_open(void)
-{
-    struct cudaDeviceProp properties;
-    const cudaError_t error = gpu_open(&properties);
-    if (error != cudaSuccess) return cudaGetErrorString(error);
-    if (properties.major < OLDEST_MAJOR)
+    if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, gpu.device);
+    if (error == cudaSuccess && properties.major < OLDEST_MAJOR)
         return "its compute capability is below 8.0, and bf16 needs that";
-    if (cublasLtCreate(&gpu.products) != CUBLAS_STATUS_SUCCESS)
+    if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&gpu.stream, cudaStreamNonBlocking);
+    if (error != cudaSuccess) return cudaGetErrorString(error);
+    if (cublasLtCreate(&gpu.products) != CUBLAS_STATUS_SUCCESS) {
+        cudaStreamDestroy(gpu.stream);
         return "cuBLASLt could not be started";
+    }
     gpu.shared_bytes = properties.sharedMemPerBlockOptin;
     snprintf(description, sizeof description, "cuda (%s, sm_%d%d, cuBLASLt %zu)", properties.name,
              properties.major, properties.minor, cublasLtGetVersion());
-    backend = table;
     return NULL;
 }
 
 const struct backend *cuda_backend(const char **why_not)
 {
-    static const char *failed; /* a device that could not be opened is not tried again */
-    if (!backend.name && !failed) failed = backend_open();
+    static bool tried; /* a device that could not be opened is not tried again */
+    static const char *failed;
+    if (!tried) failed = gpu_open();
+    tried = true;
     if (!failed) return &backend;
     *why_not = failed;
     return NULL;

@@ -22,9 +22,11 @@ struct gpu {
 /* Open once cuda_backend() has given a backend. */
 const struct gpu *gpu_current(void);
 
-/* Translates a code of the runtime, or of cuBLASLt. */
-enum status gpu_status(cudaError_t error);
-enum status gpu_product_status(cublasStatus_t error);
+/* Translates a code of the runtime, or of cuBLASLt, and notes for backend->failure() which call gave it. */
+enum status gpu_status(cudaError_t error, const char *call);
+enum status gpu_product_status(cublasStatus_t error, const char *call);
+#define GPU(call)         gpu_status((call), #call)
+#define GPU_PRODUCT(call) gpu_product_status((call), #call)
 
 #define CUDA_OP(op)                                                           \
     enum status cuda_##op(struct stream *stream, const struct op *arguments); \

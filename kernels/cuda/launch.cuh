@@ -28,11 +28,11 @@ static enum status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
     config.dynamicSmemBytes = shared_bytes;
     config.stream = gpu_current()->stream;
     if (shared_bytes > SHARED_BYTES_UNASKED) {
-        const cudaError_t error = cudaFuncSetAttribute(
-            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
-        if (error != cudaSuccess) return gpu_status(error);
+        const enum status status = GPU(cudaFuncSetAttribute(
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes));
+        if (status != ST_OK) return status;
     }
-    return gpu_status(cudaLaunchKernelEx(&config, kernel, arguments...));
+    return GPU(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
 static inline int64_t ceiling(int64_t count, int64_t unit)

@@ -61,16 +61,17 @@ static void call_fini(struct call *call)
     if (call->description) cublasLtMatmulDescDestroy(call->description);
 }
 
-#define TRY(expression)                                     \
-    do {                                                    \
-        const cublasStatus_t error_ = (expression);         \
-        if (error_ != CUBLAS_STATUS_SUCCESS) return error_; \
+#define TRY(call)                                      \
+    do {                                               \
+        const enum status status_ = GPU_PRODUCT(call); \
+        if (status_ != ST_OK) return status_;          \
     } while (0)
 
-static cublasStatus_t layout_new(const struct operand *operand, cublasLtMatrixLayout_t *layout)
+static enum status layout_new(const struct operand *operand, cublasLtMatrixLayout_t *layout)
 {
-    return cublasLtMatrixLayoutCreate(layout, operand->type, (uint64_t)operand->columns,
-                                      (uint64_t)operand->rows, operand->stride);
+    TRY(cublasLtMatrixLayoutCreate(layout, operand->type, (uint64_t)operand->columns,
+                                   (uint64_t)operand->rows, operand->stride));
+    return ST_OK;
 }
 
 /* cuBLASLt takes 256 bytes for granted. 16 is what vector loads want, and what most of ours have. */
@@ -84,9 +85,9 @@ static const float *addend_of(const struct product *product)
     return product->addend ? product->addend : product->c;
 }
 
-static cublasStatus_t promise_alignment(cublasLtMatmulPreference_t preference,
-                                        const struct product *product, const struct operand *a,
-                                        const struct operand *b)
+static enum status promise_alignment(cublasLtMatmulPreference_t preference,
+                                     const struct product *product, const struct operand *a,
+                                     const struct operand *b)
 {
     const struct {
         cublasLtMatmulPreferenceAttributes_t attribute;
@@ -102,12 +103,12 @@ static cublasStatus_t promise_alignment(cublasLtMatmulPreference_t preference,
         TRY(cublasLtMatmulPreferenceSetAttribute(preference, promised[i].attribute, &bytes,
                                                  sizeof bytes));
     }
-    return CUBLAS_STATUS_SUCCESS;
+    return ST_OK;
 }
 
 /* Half made where it fails. */
-static cublasStatus_t call_init(struct call *call, const struct product *product,
-                                const struct operand *a, const struct operand *b, size_t workspace)
+static enum status call_init(struct call *call, const struct product *product,
+                             const struct operand *a, const struct operand *b, size_t workspace)
 {
     const cublasLtEpilogue_t biased = CUBLASLT_EPILOGUE_BIAS;
     TRY(cublasLtMatmulDescCreate(&call->description, CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -121,20 +122,21 @@ static cublasStatus_t call_init(struct call *call, const struct product *product
         TRY(cublasLtMatmulDescSetAttribute(call->description, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                                            &product->bias, sizeof product->bias));
     }
-    TRY(layout_new(b, &call->first));
-    TRY(layout_new(a, &call->second));
+    enum status status = layout_new(b, &call->first);
+    if (status == ST_OK) status = layout_new(a, &call->second);
+    if (status != ST_OK) return status;
     TRY(cublasLtMatrixLayoutCreate(&call->result, CUDA_R_32F, (uint64_t)product->columns,
                                    (uint64_t)product->rows, product->columns));
     TRY(cublasLtMatmulPreferenceCreate(&call->preference));
-    TRY(promise_alignment(call->preference, product, a, b));
-    return cublasLtMatmulPreferenceSetAttribute(
-        call->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    TRY(cublasLtMatmulPreferenceSetAttribute(
+        call->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace));
+    return promise_alignment(call->preference, product, a, b);
 }
 
 /* The heuristic is a function of the shape and of how operands lie: the same algorithm, and the same bits, every time. */
-static cublasStatus_t call_run(const struct call *call, const struct product *product,
-                               const struct operand *a, const struct operand *b, void *workspace,
-                               size_t bytes)
+static enum status call_run(const struct call *call, const struct product *product,
+                            const struct operand *a, const struct operand *b, void *workspace,
+                            size_t bytes)
 {
     const struct gpu *gpu = gpu_current();
     const float one = 1, beta = product->addend ? 1 : 0;
@@ -143,10 +145,12 @@ static cublasStatus_t call_run(const struct call *call, const struct product *pr
     TRY(cublasLtMatmulAlgoGetHeuristic(gpu->products, call->description, call->first, call->second,
                                        call->result, call->result, call->preference, 1, &found,
                                        &count));
-    if (count == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
-    return cublasLtMatmul(gpu->products, call->description, &one, b->data, call->first, a->data,
-                          call->second, &beta, addend_of(product), call->result, product->c,
-                          call->result, &found.algo, workspace, bytes, gpu->stream);
+    if (count == 0)
+        return gpu_product_status(CUBLAS_STATUS_NOT_SUPPORTED, "cublasLtMatmulAlgoGetHeuristic");
+    TRY(cublasLtMatmul(gpu->products, call->description, &one, b->data, call->first, a->data,
+                       call->second, &beta, addend_of(product), call->result, product->c,
+                       call->result, &found.algo, workspace, bytes, gpu->stream));
+    return ST_OK;
 }
 
 enum status product_run(const struct product *product, struct arena *arena)
@@ -166,8 +170,8 @@ enum status product_run(const struct product *product, struct arena *arena)
                                  p->precision, arena, &b);
     if (status != ST_OK || !arena->base) return status;
 
-    cublasStatus_t error = call_init(&call, p, &a, &b, bytes);
-    if (error == CUBLAS_STATUS_SUCCESS) error = call_run(&call, p, &a, &b, workspace, bytes);
+    status = call_init(&call, p, &a, &b, bytes);
+    if (status == ST_OK) status = call_run(&call, p, &a, &b, workspace, bytes);
     call_fini(&call);
-    return gpu_product_status(error);
+    return status;
 }

@@ -40,7 +40,7 @@ enum status cuda_sum_squares(struct stream *stream, const struct sum_squares *a)
     if (status == ST_OK)
         status = launch(parts_kernel, 1, BLOCK_THREADS, 0, count, (const double *)parts, total);
     if (status != ST_OK) return status;
-    return gpu_status(
+    return GPU(
         cudaMemcpyAsync(a->sum, total, sizeof *total, cudaMemcpyDefault, gpu_current()->stream));
 }
 

@@ -74,6 +74,11 @@ size_t cublasLtGetVersion(void)
     return 0;
 }
 
+const char *cublasLtGetStatusString(cublasStatus_t status)
+{
+    return status == CUBLAS_STATUS_EXECUTION_FAILED ? "the execution failed" : "another error";
+}
+
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *description,
                                         cublasComputeType_t compute, cudaDataType_t scale)
 {

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <deque>
 #include <map>
+#include <set>
 #include <pthread.h>
 #include <string>
 #include <sys/mman.h>
@@ -77,6 +78,7 @@ static struct {
     bool failure_sticks = false;
     long pending = 0; /* pieces of work, on all streams */
     int running = 0;  /* nesting of work that runs */
+    std::set<cudaStream_t> streams;
     std::map<void *, Allocation> allocations;
     std::map<const void *, int> shared_bytes; /* by kernel, what it asked for */
 } &device = *new std::remove_reference_t<decltype(device)>;
@@ -386,6 +388,8 @@ cudaError_t cudaFree(void *memory)
     if (!memory) return error;
     const auto found = device.allocations.find(memory);
     if (found == device.allocations.end()) return fail(cudaErrorInvalidValue);
+    for (cudaStream_t stream : device.streams)
+        stream_drain(stream); /* what is under way may use it */
     munmap(found->second.pages, found->second.page_bytes + PAGE_BYTES);
     device.used_bytes -= found->second.bytes;
     device.allocations.erase(found);
@@ -412,6 +416,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
     if (cudaError_t error = call_enter()) return error;
     *stream = new CUstream_st;
+    device.streams.insert(*stream);
     live_add(1);
     return cudaSuccess;
 }
@@ -420,6 +425,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
     const cudaError_t error = call_enter();
     stream_drain(stream);
+    device.streams.erase(stream);
     delete stream;
     live_add(-1);
     return error;

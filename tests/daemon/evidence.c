@@ -152,6 +152,7 @@ Test(evidence, causes_of_statuses)
         {ST_NOT_FOUND, CAUSE_BAD_JOB}, {ST_IO, CAUSE_CRASH},
         {ST_NO_SPACE, CAUSE_CRASH},    {ST_NO_MEMORY, CAUSE_OUT_OF_MEMORY},
         {ST_COLLECTIVE, CAUSE_CRASH},  {ST_FENCED, CAUSE_CRASH},
+        {ST_DEVICE, CAUSE_CRASH},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         rank_ended(0, rows[i].status, 0, 0, 1, "");
