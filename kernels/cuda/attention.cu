@@ -10,6 +10,10 @@ size_t cuda_attention_saved_floats(const struct attention *arguments)
         return favor_saved_floats(arguments);
     case ATTENTION_SOFTMAX:
         return softmax_saved_floats(arguments);
+    case ATTENTION_LINFORMER:
+        return linformer_saved_floats(arguments);
+    case ATTENTION_REFORMER:
+        return reformer_saved_floats(arguments);
     default:
         return 0;
     }
@@ -18,8 +22,8 @@ size_t cuda_attention_saved_floats(const struct attention *arguments)
 /* ---- identity ---- */
 
 /* to = from, or 0 where that is not given */
-static __global__ void rows_copy_kernel(struct attention call, int64_t width,
-                                        struct heads_view from, struct heads_view to)
+static __global__ void REGISTERS(48) rows_copy_kernel(struct attention call, int64_t width,
+                                                      struct heads_view from, struct heads_view to)
 {
     FOR_ELEMENTS(i, call.batch * call.heads * call.length * width)
     {
@@ -59,7 +63,11 @@ static enum status forward(const struct attention *call, struct arena *arena)
     case ATTENTION_FAVOR:
         return favor_forward(call, arena);
     case ATTENTION_SOFTMAX:
-        return softmax_forward(call, arena);
+        return softmax_forward(call, call->length, arena);
+    case ATTENTION_LINFORMER:
+        return linformer_forward(call, arena);
+    case ATTENTION_REFORMER:
+        return reformer_forward(call, arena);
     default: /* identity, which takes no scratch: arena->base says nothing of it */
         return ST_OK;
     }
@@ -71,7 +79,11 @@ static enum status backward(const struct attention_backward *call, struct arena 
     case ATTENTION_FAVOR:
         return favor_backward(call, arena);
     case ATTENTION_SOFTMAX:
-        return softmax_backward(call, arena);
+        return softmax_backward(call, call->forward.length, call->forward.length, arena);
+    case ATTENTION_LINFORMER:
+        return linformer_backward(call, arena);
+    case ATTENTION_REFORMER:
+        return reformer_backward(call, arena);
     default:
         return ST_OK;
     }

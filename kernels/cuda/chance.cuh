@@ -18,6 +18,12 @@ static __device__ __forceinline__ void philox_round(uint32_t x[4], uint32_t k0, 
     x[3] = low0;
 }
 
+/* Four neighbours of a row are dropped out together: how many such groups there are. */
+static __host__ __device__ inline int64_t quads_of(int64_t rows, int64_t width)
+{
+    return rows * ((width + 3) / 4);
+}
+
 /* What columns 4 quad ... 4 quad + 3 of a row are multiplied by. */
 static __device__ __forceinline__ float4 dropout_quad(const struct dropout_key &key, int64_t row,
                                                       int64_t width, int64_t quad)

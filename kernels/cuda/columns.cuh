@@ -39,8 +39,8 @@ static inline dim3 slice_grid(int64_t rows, int64_t width)
     return dim3((unsigned)ceiling(width, WARP), (unsigned)slices_of(rows));
 }
 
-static __global__ void slices_sum_kernel(int64_t slices, int64_t width, const float *partial,
-                                         float *sums)
+static __global__ void REGISTERS(48)
+    slices_sum_kernel(int64_t slices, int64_t width, const float *partial, float *sums)
 {
     FOR_ELEMENTS(column, width)
     {

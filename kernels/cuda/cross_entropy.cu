@@ -7,30 +7,9 @@ struct row_loss {
     int32_t counted, correct;
 };
 
-/* The largest of a row and, of equals, the first. */
-struct largest {
-    float value;
-    int64_t place;
-};
-
-static __device__ struct largest row_largest(const float *row, int64_t count)
+static __global__ void REGISTERS(48) rows_kernel(struct cross_entropy a, struct row_loss *losses)
 {
-    struct largest best = {-INFINITY, INT64_MAX};
-    for (int64_t i = threadIdx.x % WARP; i < count; i += WARP)
-        if (row[i] > best.value || best.place == INT64_MAX) best = {row[i], i};
-    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) {
-        const float value = __shfl_xor_sync((unsigned)WHOLE_WARP, best.value, lanes);
-        const int64_t place = __shfl_xor_sync((unsigned)WHOLE_WARP, best.place, lanes);
-        if (value > best.value || (value == best.value && place < best.place))
-            best = {value, place};
-    }
-    return best;
-}
-
-static __global__ void rows_kernel(struct cross_entropy a, struct row_loss *losses)
-{
-    const int64_t r = (int64_t)blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
-    const int64_t lane = threadIdx.x % WARP;
+    const int64_t r = warp_row(), lane = threadIdx.x % WARP;
     if (r >= a.rows) return;
     float *row = a.logits + r * a.vocab;
     const int32_t target = a.targets[r];
@@ -40,7 +19,9 @@ static __global__ void rows_kernel(struct cross_entropy a, struct row_loss *loss
         return;
     }
 
-    const struct largest best = row_largest(row, a.vocab);
+    struct largest<float> best;
+    for (int64_t i = lane; i < a.vocab; i += WARP) best.meet(row[i], i);
+    best = warp_largest(best);
     float sum = 0;
     for (int64_t i = lane; i < a.vocab; i += WARP) sum += expf(row[i] - best.value);
     sum = warp_sum(sum);
@@ -57,8 +38,8 @@ struct totals {
     int64_t counted, correct;
 };
 
-static __global__ void totals_kernel(int64_t rows, const struct row_loss *losses,
-                                     struct totals *totals)
+static __global__ void REGISTERS(48)
+    totals_kernel(int64_t rows, const struct row_loss *losses, struct totals *totals)
 {
     double loss = 0;
     int64_t counted = 0, correct = 0;
@@ -99,8 +80,7 @@ enum status cuda_cross_entropy(struct stream *stream, const struct cross_entropy
     struct totals *totals;
     struct row_loss *losses = lay_out(a, &arena, &totals);
 
-    enum status status =
-        launch(rows_kernel, (unsigned)ceiling(a->rows, BLOCK_WARPS), BLOCK_THREADS, 0, *a, losses);
+    enum status status = launch(rows_kernel, row_blocks(a->rows), BLOCK_THREADS, 0, *a, losses);
     if (status == ST_OK)
         status = launch(totals_kernel, 1, BLOCK_THREADS, 0, a->rows,
                         (const struct row_loss *)losses, totals);

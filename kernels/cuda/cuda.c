@@ -87,27 +87,24 @@ static enum status cuda_sync(struct stream *stream)
 
 /* ---- the table ---- */
 
-static const char *attention_why_not(const struct attention *arguments)
+static bool attention_fits(const struct attention *arguments)
 {
-    const char *too_wide = "heads as wide as these do not fit into the shared memory of the device";
     switch (arguments->kind) {
     case ATTENTION_FAVOR:
-        return favor_fits(arguments) ? NULL : too_wide;
-    case ATTENTION_SOFTMAX:
-        return softmax_fits(arguments) ? NULL : too_wide;
+        return favor_fits(arguments);
     case ATTENTION_IDENTITY:
-        return NULL;
+        return true;
     default:
-        return "there are kernels for favor, softmax and identity alone; device = \"cpu\" has all";
+        return softmax_fits(arguments);
     }
 }
 
 bool cuda_attention_supported(const struct attention *arguments, const char **why_not)
 {
     if (!reference_attention_supported(arguments, why_not)) return false;
-    const char *why = attention_why_not(arguments);
-    if (why) *why_not = why;
-    return !why;
+    if (attention_fits(arguments)) return true;
+    *why_not = "heads as wide as these do not fit into the shared memory of the device";
+    return false;
 }
 
 /* Each operation under its name. */

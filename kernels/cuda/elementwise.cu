@@ -12,13 +12,13 @@ static __device__ __forceinline__ float normal_below(float u)
     return 0.5f * erfcf(-u * 0.70710678f);
 }
 
-static __global__ void gelu_kernel(int64_t count, const float *u, float *y)
+static __global__ void REGISTERS(48) gelu_kernel(int64_t count, const float *u, float *y)
 {
     FOR_ELEMENTS(i, count) y[i] = u[i] * normal_below(u[i]);
 }
 
-static __global__ void gelu_backward_kernel(int64_t count, const float *u, const float *dy,
-                                            float *du)
+static __global__ void REGISTERS(48)
+    gelu_backward_kernel(int64_t count, const float *u, const float *dy, float *du)
 {
     FOR_ELEMENTS(i, count)
     {
@@ -89,16 +89,11 @@ enum status cuda_gelu_backward(struct stream *, const struct gelu_backward *a)
 
 /* ---- dropout ---- */
 
-static __global__ void dropout_kernel(struct dropout a)
+static __global__ void REGISTERS(48) dropout_kernel(struct dropout a)
 {
     for_dropout(a.key, a.rows, a.width, [&](int64_t row, int64_t column, float factor) {
         a.y[row * a.width + column] = a.x[row * a.width + column] * factor;
     });
-}
-
-static int64_t quads_of(int64_t rows, int64_t width)
-{
-    return rows * ceiling(width, 4);
 }
 
 CUDA_WITHOUT_SCRATCH(dropout)
@@ -109,7 +104,7 @@ enum status cuda_dropout(struct stream *, const struct dropout *a)
 }
 
 /* y = residual + dropout(product) */
-static __global__ void residual_kernel(struct linear_residual a, const float *product)
+static __global__ void REGISTERS(48) residual_kernel(struct linear_residual a, const float *product)
 {
     const int64_t width = a.linear.out;
     for_dropout(a.dropout, a.linear.rows, width, [&](int64_t row, int64_t column, float factor) {
@@ -149,7 +144,7 @@ enum status cuda_linear_residual(struct stream *stream, const struct linear_resi
 
 /* ---- y += x ---- */
 
-static __global__ void add_kernel(int64_t count, const float *x, float *y)
+static __global__ void REGISTERS(48) add_kernel(int64_t count, const float *x, float *y)
 {
     FOR_ELEMENTS(i, count) y[i] += x[i];
 }
@@ -163,7 +158,7 @@ enum status cuda_add(struct stream *, const struct add *a)
 
 /* ---- rotary positions ---- */
 
-static __global__ void rotary_kernel(struct rotary a)
+static __global__ void REGISTERS(48) rotary_kernel(struct rotary a)
 {
     const int64_t pairs = a.head_dim / 2, count = a.batch * a.heads * a.length * pairs;
     FOR_ELEMENTS(i, count)
@@ -192,8 +187,8 @@ enum status cuda_rotary(struct stream *, const struct rotary *a)
 
 /* ---- rounding for products in bf16 ---- */
 
-static __global__ void round_kernel(int64_t rows, int64_t columns, int64_t stride,
-                                    const float *from, uint32_t *to)
+static __global__ void REGISTERS(48)
+    round_kernel(int64_t rows, int64_t columns, int64_t stride, const float *from, uint32_t *to)
 {
     const int64_t pairs = stride / 2;
     FOR_ELEMENTS(i, rows * pairs)

@@ -1,6 +1,6 @@
 #include "kernels/cuda/chance.cuh"
 
-static __global__ void embed_kernel(struct embed a)
+static __global__ void REGISTERS(48) embed_kernel(struct embed a)
 {
     for_dropout(a.dropout, a.rows, a.width, [&](int64_t row, int64_t column, float factor) {
         float x = a.tokens[(int64_t)a.ids[row] * a.width + column];
@@ -13,8 +13,7 @@ CUDA_WITHOUT_SCRATCH(embed)
 
 enum status cuda_embed(struct stream *, const struct embed *a)
 {
-    const int64_t quads = a->rows * ceiling(a->width, 4);
-    return launch(embed_kernel, blocks_for(quads), BLOCK_THREADS, 0, *a);
+    return launch(embed_kernel, blocks_for(quads_of(a->rows, a->width)), BLOCK_THREADS, 0, *a);
 }
 
 /*
@@ -22,7 +21,7 @@ enum status cuda_embed(struct stream *, const struct embed *a)
  * columns, and goes through all ids. That reads the ids once for each token, which caches bear while a
  * vocabulary is of bytes or amino acids; a large one would first sort its rows by token.
  */
-static __global__ void tokens_kernel(struct embed_backward a)
+static __global__ void REGISTERS(48) tokens_kernel(struct embed_backward a)
 {
     __shared__ int32_t ids[BLOCK_THREADS];
     const int32_t token = (int32_t)blockIdx.x;
@@ -47,7 +46,7 @@ static __global__ void tokens_kernel(struct embed_backward a)
 }
 
 /* Over the sequences; 0 at positions that none of them reaches. */
-static __global__ void positions_kernel(struct embed_backward a)
+static __global__ void REGISTERS(48) positions_kernel(struct embed_backward a)
 {
     const int64_t quads = (a.width + 3) / 4, length = a.dropout.length;
     FOR_ELEMENTS(i, a.positions * quads)
@@ -69,9 +68,10 @@ CUDA_WITHOUT_SCRATCH(embed_backward)
 
 enum status cuda_embed_backward(struct stream *, const struct embed_backward *a)
 {
-    const int64_t quads = ceiling(a->width, 4);
+    const int64_t quads = quads_of(1, a->width);
     const dim3 grid((unsigned)a->vocab, (unsigned)ceiling(quads, BLOCK_THREADS));
     const enum status status = launch(tokens_kernel, grid, BLOCK_THREADS, 0, *a);
     if (status != ST_OK || !a->dpositions) return status;
-    return launch(positions_kernel, blocks_for(a->positions * quads), BLOCK_THREADS, 0, *a);
+    return launch(positions_kernel, blocks_for(quads_of(a->positions, a->width)), BLOCK_THREADS, 0,
+                  *a);
 }

@@ -15,6 +15,7 @@
 
 /* ---- shifts ---- */
 
+/* 36 KiB, where heads are 64 wide. */
 struct shift_tiles {
     struct favor_side side;
     struct tile w, p;
@@ -64,12 +65,9 @@ static __device__ float row_shift(const struct favor &f, float largest, float ha
     }
 }
 
-static __global__ void __launch_bounds__(BLOCK_THREADS, 1) shift_kernel(struct favor f, bool keys)
+static __global__ void REGISTERS(128) shift_kernel(struct favor f, bool keys)
 {
-    DYNAMIC_SHARED(float, memory);
-    struct shared_arena arena = {memory, 0};
-    struct shift_tiles t;
-    t.place(f, &arena);
+    const struct shift_tiles t = tiles_place<struct shift_tiles>(f);
     const struct chunk chunk = favor_chunk(f);
     float *shift = of_head(f, keys ? f.key_shift : f.query_shift);
 
@@ -86,7 +84,7 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, 1) shift_kernel(struct f
 }
 
 /* The running maximum of a head's keys; when bidirectional its last value everywhere. A thread has a run of positions. */
-static __global__ void __launch_bounds__(BLOCK_THREADS, 1) running_shift_kernel(struct favor f)
+static __global__ void REGISTERS(48) running_shift_kernel(struct favor f)
 {
     __shared__ float largest[BLOCK_THREADS];
     float *shift = of_head(f, f.key_shift);
@@ -110,7 +108,7 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, 1) running_shift_kernel(
 static __device__ void values_load(const struct favor &f, struct tile values)
 {
     const struct chunk chunk = favor_chunk(f);
-    const struct head_rows v = rows_of_head(f.call.v, f.call.heads);
+    const struct head_rows v = rows_of_head(f.call.v, f.call.heads, blockIdx.y);
     const int e = (int)f.call.value_dim;
     __syncthreads();
     rows_load(chunk, v, e, f.width, 1, values);
@@ -124,8 +122,8 @@ static __device__ void values_load(const struct favor &f, struct tile values)
 static __device__ void slopes_load(const struct favor &f, struct tile slopes)
 {
     const struct chunk chunk = favor_chunk(f);
-    const struct head_rows dout = rows_of_head(f.dout, f.call.heads);
-    const struct head_rows out = rows_of_head(f.call.out, f.call.heads);
+    const struct head_rows dout = rows_of_head(f.dout, f.call.heads, blockIdx.y);
+    const struct head_rows out = rows_of_head(f.call.out, f.call.heads, blockIdx.y);
     const float *inverse = of_head(f, f.inverse);
     const int lane = (int)threadIdx.x % WARP, e = (int)f.call.value_dim;
 
@@ -174,6 +172,7 @@ static __device__ void state_weights(const struct favor &f, bool keys, float *we
 
 /* ---- states ---- */
 
+/* 67 KiB, where heads are 64 wide. */
 struct state_tiles {
     struct favor_side side;
     struct tile w, phi, right, sum;
@@ -198,12 +197,9 @@ static __device__ float *state_at(const struct favor &f, int64_t chunk, int firs
 }
 
 template <enum precision PRECISION>
-static __global__ void __launch_bounds__(BLOCK_THREADS, 1) states_kernel(struct favor f, bool keys)
+static __global__ void REGISTERS(128) states_kernel(struct favor f, bool keys)
 {
-    DYNAMIC_SHARED(float, memory);
-    struct shared_arena arena = {memory, 0};
-    struct state_tiles t;
-    t.place(f, &arena);
+    const struct state_tiles t = tiles_place<struct state_tiles>(f);
 
     side_load(f, keys, t.side);
     if (keys)
@@ -227,7 +223,7 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, 1) states_kernel(struct 
 }
 
 /* An element of the state, from chunk to chunk: in place becomes what lies before it (forward), or behind it. */
-static __global__ void __launch_bounds__(BLOCK_THREADS, 1) scan_kernel(struct favor f, bool forward)
+static __global__ void REGISTERS(128) scan_kernel(struct favor f, bool forward)
 {
     const int64_t count = f.state_floats();
     FOR_ELEMENTS(i, count)
@@ -269,6 +265,7 @@ static __device__ void pairs_weigh(const struct favor &f, const float *key_shift
     __syncthreads();
 }
 
+/* 132 KiB, where heads are 64 wide. */
 struct out_tiles {
     struct favor_side query, key;
     struct tile w, phi_query, phi_key, values, state, scores, out;
@@ -292,7 +289,7 @@ struct out_tiles {
 static __device__ void out_store(const struct favor &f, struct tile out, float *inverse)
 {
     const struct chunk chunk = favor_chunk(f);
-    const struct head_rows to = rows_of_head(f.call.out, f.call.heads);
+    const struct head_rows to = rows_of_head(f.call.out, f.call.heads, blockIdx.y);
     const int e = (int)f.call.value_dim;
     for (int row = (int)threadIdx.x; row < f.rows; row += BLOCK_THREADS) {
         inverse[row] = inverse_of(f.call.kernel, out(row, e));
@@ -306,13 +303,9 @@ static __device__ void out_store(const struct favor &f, struct tile out, float *
     }
 }
 
-template <enum precision PRECISION>
-static __global__ void __launch_bounds__(BLOCK_THREADS, 1) out_kernel(struct favor f)
+template <enum precision PRECISION> static __global__ void REGISTERS(128) out_kernel(struct favor f)
 {
-    DYNAMIC_SHARED(float, memory);
-    struct shared_arena arena = {memory, 0};
-    struct out_tiles t;
-    t.place(f, &arena);
+    const struct out_tiles t = tiles_place<struct out_tiles>(f);
     const bool causal = f.call.causal;
 
     side_load(f, false, t.query);
@@ -344,7 +337,7 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, 1) out_kernel(struct fav
 
 /* ---- backward ---- */
 
-/* Both gradients take what is alike from here. */
+/* Both gradients take what is alike from here. 205 KiB, where heads are 64 wide. */
 struct gradient_tiles {
     struct favor_side query, key;
     struct tile w, phi_query, phi_key, p, dphi, values, slopes, state, scores, pairs, dx, dv;
@@ -409,7 +402,7 @@ static __device__ void gradient_store(const struct favor &f, const struct gradie
                                       const struct favor_side &side, const struct heads_view &view)
 {
     const struct chunk chunk = favor_chunk(f);
-    const struct head_rows to = rows_of_head(view, f.call.heads);
+    const struct head_rows to = rows_of_head(view, f.call.heads, blockIdx.y);
     const int d = (int)f.call.head_dim;
     for (int i = (int)threadIdx.x; i < f.rows * d; i += BLOCK_THREADS) {
         const int row = i / d, j = i % d;
@@ -420,12 +413,9 @@ static __device__ void gradient_store(const struct favor &f, const struct gradie
 }
 
 template <enum precision PRECISION>
-static __global__ void __launch_bounds__(BLOCK_THREADS, 1) query_gradient_kernel(struct favor f)
+static __global__ void REGISTERS(128) query_gradient_kernel(struct favor f)
 {
-    DYNAMIC_SHARED(float, memory);
-    struct shared_arena arena = {memory, 0};
-    struct gradient_tiles t;
-    t.place(f, &arena);
+    const struct gradient_tiles t = tiles_place<struct gradient_tiles>(f);
 
     gradient_begin<PRECISION>(f, t, false);
     for (int first = 0; first < f.columns; first += FAVOR_COLUMNS) {
@@ -446,23 +436,10 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, 1) query_gradient_kernel
     gradient_store(f, t, t.query, f.dq);
 }
 
-static __device__ void value_gradient_store(const struct favor &f, struct tile dv)
-{
-    const struct chunk chunk = favor_chunk(f);
-    const struct head_rows to = rows_of_head(f.dv, f.call.heads);
-    const int e = (int)f.call.value_dim;
-    for (int i = (int)threadIdx.x; i < f.rows * e; i += BLOCK_THREADS)
-        if (chunk.holds(i / e))
-            to.data[(chunk.first + i / e) * to.stride + i % e] = dv(i / e, i % e);
-}
-
 template <enum precision PRECISION>
-static __global__ void __launch_bounds__(BLOCK_THREADS, 1) key_gradient_kernel(struct favor f)
+static __global__ void REGISTERS(128) key_gradient_kernel(struct favor f)
 {
-    DYNAMIC_SHARED(float, memory);
-    struct shared_arena arena = {memory, 0};
-    struct gradient_tiles t;
-    t.place(f, &arena);
+    const struct gradient_tiles t = tiles_place<struct gradient_tiles>(f);
     const bool causal = f.call.causal;
 
     gradient_begin<PRECISION>(f, t, true);
@@ -490,7 +467,8 @@ static __global__ void __launch_bounds__(BLOCK_THREADS, 1) key_gradient_kernel(s
         tile_product<PRECISION>(f.rows, f.width, f.rows, t.scores.transposed(), t.slopes, t.dv);
     }
     __syncthreads();
-    value_gradient_store(f, t.dv);
+    rows_store(favor_chunk(f), t.dv, 1, (int)f.call.value_dim,
+               rows_of_head(f.dv, f.call.heads, blockIdx.y));
     gradient_store(f, t, t.key, f.dk);
 }
 
@@ -550,20 +528,18 @@ static unsigned heads_of(const struct favor &f)
     return (unsigned)(f.call.batch * f.call.heads);
 }
 
-/* One block for each chunk of each head. */
 template <typename Tiles, typename Kernel, typename... Arguments>
-static enum status launch_chunks(Kernel kernel, const struct favor &f, Arguments... arguments)
+static enum status launch_favor(Kernel kernel, const struct favor &f, Arguments... arguments)
 {
-    return launch(kernel, dim3((unsigned)f.chunks, heads_of(f)), BLOCK_THREADS,
-                  shared_bytes_of<Tiles>(f), f, arguments...);
+    return launch_chunks<Tiles>(kernel, f.chunks, heads_of(f), f, arguments...);
 }
 
 static enum status states_make(const struct favor &f, bool keys)
 {
     const enum status status =
         f.call.precision == PRECISION_BF16
-            ? launch_chunks<struct state_tiles>(states_kernel<PRECISION_BF16>, f, keys)
-            : launch_chunks<struct state_tiles>(states_kernel<PRECISION_FP32>, f, keys);
+            ? launch_favor<struct state_tiles>(states_kernel<PRECISION_BF16>, f, keys)
+            : launch_favor<struct state_tiles>(states_kernel<PRECISION_FP32>, f, keys);
     if (status != ST_OK) return status;
     return launch(scan_kernel, dim3(blocks_for(f.state_floats()), heads_of(f)), BLOCK_THREADS, 0, f,
                   keys);
@@ -573,15 +549,15 @@ enum status favor_forward(const struct attention *call, struct arena *arena)
 {
     const struct favor f = favor_place(call, arena);
     if (!arena->base) return ST_OK;
-    enum status status = launch_chunks<struct shift_tiles>(shift_kernel, f, false);
-    if (status == ST_OK) status = launch_chunks<struct shift_tiles>(shift_kernel, f, true);
+    enum status status = launch_favor<struct shift_tiles>(shift_kernel, f, false);
+    if (status == ST_OK) status = launch_favor<struct shift_tiles>(shift_kernel, f, true);
     if (status == ST_OK)
         status = launch(running_shift_kernel, dim3(1, heads_of(f)), BLOCK_THREADS, 0, f);
     if (status == ST_OK) status = states_make(f, true);
     if (status != ST_OK) return status;
     return call->precision == PRECISION_BF16
-               ? launch_chunks<struct out_tiles>(out_kernel<PRECISION_BF16>, f)
-               : launch_chunks<struct out_tiles>(out_kernel<PRECISION_FP32>, f);
+               ? launch_favor<struct out_tiles>(out_kernel<PRECISION_BF16>, f)
+               : launch_favor<struct out_tiles>(out_kernel<PRECISION_FP32>, f);
 }
 
 enum status favor_backward(const struct attention_backward *call, struct arena *arena)
@@ -596,10 +572,10 @@ enum status favor_backward(const struct attention_backward *call, struct arena *
     enum status status = states_make(f, true);
     if (status == ST_OK)
         status =
-            bf16 ? launch_chunks<struct gradient_tiles>(query_gradient_kernel<PRECISION_BF16>, f)
-                 : launch_chunks<struct gradient_tiles>(query_gradient_kernel<PRECISION_FP32>, f);
+            bf16 ? launch_favor<struct gradient_tiles>(query_gradient_kernel<PRECISION_BF16>, f)
+                 : launch_favor<struct gradient_tiles>(query_gradient_kernel<PRECISION_FP32>, f);
     if (status == ST_OK) status = states_make(f, false);
     if (status != ST_OK) return status;
-    return bf16 ? launch_chunks<struct gradient_tiles>(key_gradient_kernel<PRECISION_BF16>, f)
-                : launch_chunks<struct gradient_tiles>(key_gradient_kernel<PRECISION_FP32>, f);
+    return bf16 ? launch_favor<struct gradient_tiles>(key_gradient_kernel<PRECISION_BF16>, f)
+                : launch_favor<struct gradient_tiles>(key_gradient_kernel<PRECISION_FP32>, f);
 }

@@ -48,7 +48,7 @@ struct favor_side {
 
 static __device__ inline struct chunk favor_chunk(const struct favor &f)
 {
-    return {(int64_t)blockIdx.x * f.rows, f.call.length, f.rows};
+    return {(int64_t)blockIdx.x * f.rows, f.call.length, f.rows, NULL};
 }
 
 /* A head's part of an array (B H, L). */
@@ -61,12 +61,12 @@ static __device__ inline void side_load(const struct favor &f, bool keys,
                                         const struct favor_side &side)
 {
     const struct chunk chunk = favor_chunk(f);
-    const struct head_rows x = rows_of_head(keys ? f.call.k : f.call.q, f.call.heads);
+    const struct head_rows x = rows_of_head(keys ? f.call.k : f.call.q, f.call.heads, blockIdx.y);
     const float *shift = of_head(f, keys ? f.key_shift : f.query_shift);
 
     __syncthreads();
     rows_load(chunk, x, (int)f.call.head_dim, f.dim, f.scale, side.x);
-    keys_load(chunk, keys ? f.call.key_mask : NULL, f.call.heads, side.present);
+    keys_load(chunk, keys ? mask_of_head(f.call, blockIdx.y) : NULL, side.present);
     for (int row = (int)threadIdx.x; row < f.rows; row += BLOCK_THREADS)
         side.shift[row] = chunk.holds(row) ? shift[chunk.first + row] : 0;
     __syncthreads();

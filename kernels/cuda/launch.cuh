@@ -7,6 +7,12 @@
 
 enum { WARP = 32, BLOCK_THREADS = 256, BLOCK_WARPS = BLOCK_THREADS / WARP };
 
+/*
+ * How many registers a thread of a kernel may have. The compiler is told how many blocks are to find room on an SM, and
+ * tests/kernels/cuda_gates.sh looks that it spills nothing for it.
+ */
+#define REGISTERS(most) __launch_bounds__(BLOCK_THREADS, 65536 / BLOCK_THREADS / (most))
+
 /* The memory of a launch's `shared_bytes`, as so many T. */
 #ifdef __CUDACC__
 #define DYNAMIC_SHARED(T, name)              \

@@ -6,19 +6,8 @@
 /* Ba et al. 2016, with the biased variance. */
 static const float EPSILON = 1e-5f;
 
-static unsigned row_blocks(int64_t rows)
-{
-    return (unsigned)ceiling(rows, BLOCK_WARPS);
-}
-
-/* The row of this warp: `rows` or more where none is left. */
-static __device__ int64_t warp_row(void)
-{
-    return (int64_t)blockIdx.x * BLOCK_WARPS + threadIdx.x / WARP;
-}
-
 /* The mean is taken away before squares are summed: a large mean costs no digits. */
-static __global__ void layernorm_kernel(struct layernorm a)
+static __global__ void REGISTERS(48) layernorm_kernel(struct layernorm a)
 {
     const int64_t row = warp_row(), lane = threadIdx.x % WARP;
     if (row >= a.rows) return;
@@ -43,7 +32,7 @@ enum status cuda_layernorm(struct stream *, const struct layernorm *a)
 }
 
 /* With x̂ = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - x̂ mean(g x̂)). */
-static __global__ void input_kernel(struct layernorm_backward a)
+static __global__ void REGISTERS(48) input_kernel(struct layernorm_backward a)
 {
     const int64_t row = warp_row(), lane = threadIdx.x % WARP;
     if (row >= a.rows) return;
@@ -64,7 +53,8 @@ static __global__ void input_kernel(struct layernorm_backward a)
     }
 }
 
-static __global__ void parameters_kernel(struct layernorm_backward a, float *dweight, float *dbias)
+static __global__ void REGISTERS(48)
+    parameters_kernel(struct layernorm_backward a, float *dweight, float *dbias)
 {
     slice_columns(a.rows, a.width, dweight, [&](int64_t row, int64_t column) {
         const int64_t i = row * a.width + column;

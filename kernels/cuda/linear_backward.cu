@@ -1,8 +1,8 @@
 #include "kernels/cuda/columns.cuh"
 #include "kernels/cuda/product.h"
 
-static __global__ void bias_slice_kernel(int64_t rows, int64_t width, const float *dy,
-                                         float *partial)
+static __global__ void REGISTERS(48)
+    bias_slice_kernel(int64_t rows, int64_t width, const float *dy, float *partial)
 {
     slice_columns(rows, width, partial,
                   [=](int64_t row, int64_t column) { return dy[row * width + column]; });

@@ -152,6 +152,16 @@ static __device__ inline void tile_product(int rows, int columns, int depth, str
         tile_product_fp32(rows, columns, depth, a, b, c);
 }
 
+/* The tiles of this block, in the shared memory of its launch. */
+template <typename Tiles, typename Shape> static __device__ Tiles tiles_place(const Shape &shape)
+{
+    DYNAMIC_SHARED(float, memory);
+    struct shared_arena arena = {memory, 0};
+    Tiles tiles;
+    tiles.place(shape, &arena);
+    return tiles;
+}
+
 /* Shared memory of what `place` hands out, in bytes. */
 template <typename Tiles, typename Shape> static size_t shared_bytes_of(const Shape &shape)
 {

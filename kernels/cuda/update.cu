@@ -10,7 +10,7 @@ static int parts_of(int64_t count)
     return (int)(parts < most ? parts : most);
 }
 
-static __global__ void squares_kernel(int64_t count, const float *x, double *parts)
+static __global__ void REGISTERS(48) squares_kernel(int64_t count, const float *x, double *parts)
 {
     double sum = 0;
     FOR_ELEMENTS(i, count) sum += (double)x[i] * x[i];
@@ -18,7 +18,7 @@ static __global__ void squares_kernel(int64_t count, const float *x, double *par
     if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
-static __global__ void parts_kernel(int count, const double *parts, double *total)
+static __global__ void REGISTERS(48) parts_kernel(int count, const double *parts, double *total)
 {
     double sum = 0;
     for (int i = (int)threadIdx.x; i < count; i += BLOCK_THREADS) sum += parts[i];
@@ -45,7 +45,7 @@ enum status cuda_sum_squares(struct stream *stream, const struct sum_squares *a)
 }
 
 /* Loshchilov & Hutter 2019, algorithm 2, lines 6 to 12, with lr as both the schedule's η and α. */
-static __global__ void adamw_kernel(struct adamw a)
+static __global__ void REGISTERS(48) adamw_kernel(struct adamw a)
 {
     FOR_ELEMENTS(i, a.count)
     {

@@ -32,6 +32,9 @@ void cudashim_memory(size_t bytes);
  * ruins the device, and all that come behind it fail as well. */
 void cudashim_fail(long nth, cudaError_t error, bool sticky);
 
+/* The most dynamic shared memory of a launch since this was last asked. */
+size_t cudashim_shared_bytes(void);
+
 /* Calls so far that could have failed. */
 long cudashim_calls(void);
 

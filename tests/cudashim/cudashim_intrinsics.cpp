@@ -305,8 +305,9 @@ Test(intrinsics, bf16_pair)
 
 /* ---- the rest ---- */
 
-Test(intrinsics, umulhi_and_rsqrtf)
+Test(intrinsics, umulhi_popc_and_rsqrtf)
 {
+    cr_expect(__popc(0) == 0 && __popc(0x80000001u) == 2 && __popc(0xffffffffu) == 32);
     for (unsigned a : {0u, 1u, 0x10000u, 0xffffffffu})
         for (unsigned b : {0u, 3u, 0x10000u, 0xffffffffu})
             cr_expect_eq(__umulhi(a, b), (unsigned)((unsigned __int128)a * b >> 32));

@@ -8,6 +8,7 @@
 
 #include "tests/cudashim/runtime.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -16,6 +17,7 @@
 #include <pthread.h>
 #include <string>
 #include <sys/mman.h>
+#include <utility>
 #include <unistd.h>
 #include <vector>
 
@@ -78,6 +80,7 @@ static struct {
     bool failure_sticks = false;
     long pending = 0; /* pieces of work, on all streams */
     int running = 0;  /* nesting of work that runs */
+    size_t shared_bytes_most = 0;
     std::set<cudaStream_t> streams;
     std::map<void *, Allocation> allocations;
     std::map<const void *, int> shared_bytes; /* by kernel, what it asked for */
@@ -239,6 +242,7 @@ cudaError_t launch(const cudaLaunchConfig_t &config, const void *kernel,
         asked == device.shared_bytes.end() ? SHARED_BYTES_DEFAULT : asked->second;
     if (config.numAttrs > 0 || !launch_allowed(config, shared_bytes))
         return fail(cudaErrorInvalidConfiguration);
+    device.shared_bytes_most = std::max(device.shared_bytes_most, config.dynamicSmemBytes);
 
     const Launch launch = {config.gridDim, config.blockDim, config.dynamicSmemBytes,
                            std::move(thread)};
@@ -291,6 +295,11 @@ void cudashim_fail(long nth, cudaError_t error, bool sticky)
     device.failing_call = device.calls + nth;
     device.failure = error;
     device.failure_sticks = sticky;
+}
+
+size_t cudashim_shared_bytes(void)
+{
+    return std::exchange(device.shared_bytes_most, 0);
 }
 
 long cudashim_calls(void)

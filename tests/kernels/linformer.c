@@ -351,6 +351,19 @@ Test(linformer, lengths_around_block_edges)
     }
 }
 
+/* More than one slice of them, where sums are cut. */
+Test(linformer, many_positions)
+{
+    struct shape s = plain();
+    s.batch = 1;
+    s.length = 1100;
+    s.mask = 2;
+    s.dim = 4;
+    s.width = 5;
+    s.rank = 6;
+    shape_holds(s);
+}
+
 Test(linformer, sizes_of_any_kind)
 {
     static const int64_t sizes[][3] = {/* d, e, rank */

@@ -245,6 +245,10 @@ inline float rsqrtf(float x)
 {
     return 1.0f / sqrtf(x);
 }
+inline int __popc(unsigned bits)
+{
+    return __builtin_popcount(bits);
+}
 inline unsigned __umulhi(unsigned a, unsigned b)
 {
     return (unsigned)((uint64_t)a * b >> 32);
