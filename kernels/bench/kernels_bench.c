@@ -1,7 +1,9 @@
 /*
  * How fast attention is: forward and backward in milliseconds, GFLOP/s of its products alone, and their share of
  * the product peak of this machine in the same precision, measured in the same run. Each kind is compared with the plain
- * reference in fp32 first, and what differs is not timed.
+ * reference in fp32 first, and what differs is not timed. On a GPU what its kernels compute and move is told, and how much of
+ * the measured time an H100 would have to take for it. --roofline prints that alone, kernel by kernel: the table of
+ * kernels/cuda/README.md.
  */
 
 #include <getopt.h>
@@ -12,6 +14,7 @@
 #include <time.h>
 
 #include "kernels/backend.h"
+#include "kernels/bench/roofline.h"
 #include "kernels/peak.h"
 #include "kernels/projection.h"
 #include "proto/whole_number.h"
@@ -32,6 +35,7 @@ struct options {
     enum precision precision;
     long threads, heads, repeat;
     const char *lengths, *attention; /* names of rows begin so */
+    bool roofline;
 };
 
 static const struct measured {
@@ -90,6 +94,30 @@ static float *gaussian_new(const struct backend *backend, uint32_t index, int64_
     return values;
 }
 
+/* Of one sequence, without what it reads and writes. */
+static struct attention attention_of(const struct measured *what, enum precision precision,
+                                     int64_t heads, int64_t length)
+{
+    return (struct attention){
+        .kind = what->kind,
+        .kernel = what->kernel,
+        .precision = precision,
+        .causal = what->causal,
+        .epsilon = what->epsilon,
+        .batch = 1,
+        .heads = heads,
+        .length = length,
+        .head_dim = DIM,
+        .value_dim = DIM,
+        .features = FEATURES,
+        .rank = RANK,
+        .columns = length,
+        .rounds = ROUNDS,
+        .buckets = BUCKETS,
+        .chunk = CHUNK,
+    };
+}
+
 static struct workload workload_new(const struct backend *backend, const struct measured *what,
                                     enum precision precision, int64_t heads, int64_t length)
 {
@@ -105,31 +133,17 @@ static struct workload workload_new(const struct backend *backend, const struct 
     w.key_projection = gaussian_new(backend, ROLES, RANK * length, 1 / sqrt((double)RANK));
     w.value_projection = gaussian_new(backend, ROLES + 1, RANK * length, 1 / sqrt((double)RANK));
     w.rotations = gaussian_new(backend, ROLES + 2, (int64_t)ROUNDS * DIM * BUCKETS / 2, 1);
+    struct attention forward = attention_of(what, precision, heads, length);
+    forward.projection = w.projection;
+    forward.q = view_of(w.data[Q], heads);
+    forward.k = view_of(w.data[K], heads);
+    forward.v = view_of(w.data[V], heads);
+    forward.out = view_of(w.data[OUT], heads);
+    forward.key_projection = w.key_projection;
+    forward.value_projection = w.value_projection;
+    forward.rotations = w.rotations;
     w.backward = (struct attention_backward){
-        .forward = {.kind = what->kind,
-                    .kernel = what->kernel,
-                    .precision = precision,
-                    .causal = what->causal,
-                    .epsilon = what->epsilon,
-                    .batch = 1,
-                    .heads = heads,
-                    .length = length,
-                    .head_dim = DIM,
-                    .value_dim = DIM,
-                    .features = FEATURES,
-                    .projection = w.projection,
-                    .q = view_of(w.data[Q], heads),
-                    .k = view_of(w.data[K], heads),
-                    .v = view_of(w.data[V], heads),
-                    .out = view_of(w.data[OUT], heads),
-                    .rank = RANK,
-                    .columns = length,
-                    .key_projection = w.key_projection,
-                    .value_projection = w.value_projection,
-                    .rounds = ROUNDS,
-                    .buckets = BUCKETS,
-                    .chunk = CHUNK,
-                    .rotations = w.rotations},
+        .forward = forward,
         .dout = view_of(w.data[DOUT], heads),
         .dq = view_of(w.data[DQ], heads),
         .dk = view_of(w.data[DK], heads),
@@ -173,11 +187,15 @@ static struct timing workload_run(const struct backend *backend, struct team *te
     for (long i = 0; i < repeat; i++) {
         const double start = seconds_now();
         enum status status = backend->attention(&stream, forward);
+        if (status == ST_OK) status = backend->sync(&stream);
         const double middle = seconds_now();
         if (status == ST_OK) status = backend->attention_backward(&stream, &w->backward);
+        if (status == ST_OK) status = backend->sync(&stream);
         const double end = seconds_now();
         if (status != ST_OK) {
-            fprintf(stderr, "kernels-bench: %s: %s\n", backend->name, status_text(status));
+            struct fault fault;
+            backend_fault(backend, status, &fault);
+            fprintf(stderr, "kernels-bench: %s: %s\n", backend->name, fault.text);
             exit(EXIT_FAILURE);
         }
         least.forward = fmin(least.forward, middle - start);
@@ -272,6 +290,73 @@ static struct products products_of(const struct measured *what, double heads, do
     }
 }
 
+/* ---- what the kernels of a GPU compute and move ---- */
+
+/* Of a pass, as if it were one kernel. */
+struct pass_cost {
+    struct kernel_cost sum;
+    double seconds[2]; /* by precision */
+};
+
+static struct pass_cost pass_cost(const struct attention *attention, bool backward)
+{
+    struct kernel_cost costs[KERNEL_COSTS_MAX];
+    struct pass_cost pass = {{.name = backward ? "backward" : "forward", .backward = backward},
+                             {0}};
+    const int count = kernel_costs(attention, costs);
+    for (int i = 0; i < count; i++) {
+        if (costs[i].backward != backward) continue;
+        pass.sum.flops_fp32 += costs[i].flops_fp32;
+        pass.sum.flops += costs[i].flops;
+        pass.sum.bytes += costs[i].bytes;
+        pass.seconds[PRECISION_FP32] += roofline_seconds(&costs[i], PRECISION_FP32);
+        pass.seconds[PRECISION_BF16] += roofline_seconds(&costs[i], PRECISION_BF16);
+    }
+    return pass;
+}
+
+static void cost_print(const char *name, const struct kernel_cost *cost, const double seconds[2])
+{
+    printf("| %s | %.3g (%.3g) | %.0f | %.0f | %.0f |\n", name,
+           1e-9 * (cost->flops_fp32 + cost->flops), 1e-9 * cost->flops_fp32, 1e-6 * cost->bytes,
+           1e6 * seconds[PRECISION_FP32], 1e6 * seconds[PRECISION_BF16]);
+}
+
+/* The table of one attention, in Markdown. */
+static void roofline_print(const struct measured *what, int64_t heads, int64_t length)
+{
+    struct kernel_cost costs[KERNEL_COSTS_MAX];
+    const struct attention attention = attention_of(what, PRECISION_FP32, heads, length);
+    const int count = kernel_costs(&attention, costs);
+    for (int backward = 0; backward <= 1; backward++) {
+        for (int i = 0; i < count; i++) {
+            const double seconds[] = {
+                [PRECISION_FP32] = roofline_seconds(&costs[i], PRECISION_FP32),
+                [PRECISION_BF16] = roofline_seconds(&costs[i], PRECISION_BF16)};
+            if (costs[i].backward == backward) cost_print(costs[i].name, &costs[i], seconds);
+        }
+        char name[80];
+        const struct pass_cost pass = pass_cost(&attention, backward);
+        snprintf(name, sizeof name, "**%s, %s**", what->name, pass.sum.name);
+        cost_print(name, &pass.sum, pass.seconds);
+    }
+}
+
+static void gpu_row_print(const struct measured *what, enum precision precision, int64_t heads,
+                          int64_t length, struct timing timing)
+{
+    const struct attention attention = attention_of(what, precision, heads, length);
+    for (int backward = 0; backward <= 1; backward++) {
+        const struct pass_cost pass = pass_cost(&attention, backward);
+        const double measured_seconds = backward ? timing.backward : timing.forward;
+        printf("%-30s %7ld %-8s %10.3g %9.3g %9.3g %9.3g %8.2g%%\n", what->name, (long)length,
+               pass.sum.name, 1e3 * measured_seconds, 1e-9 * (pass.sum.flops_fp32 + pass.sum.flops),
+               1e-6 * pass.sum.bytes, 1e3 * pass.seconds[precision],
+               100 * pass.seconds[precision] / measured_seconds);
+    }
+    fflush(stdout);
+}
+
 static void row_print(const struct measured *what, int64_t heads, int64_t length,
                       struct timing timing, double peak)
 {
@@ -301,36 +386,72 @@ static bool is_known(const struct options *options)
     return known;
 }
 
+/* 0 behind the last of the lengths. */
+static int64_t length_next(const char **at)
+{
+    char *end;
+    if (!**at) return 0;
+    const int64_t length = strtol(*at, &end, 10);
+    *at = *end ? end + 1 : end;
+    return length;
+}
+
+/* The product peak that shares are of; 0: a GPU, whose peaks are known. */
+static double header_print(const struct options *options, const struct backend *backend,
+                           struct team *team)
+{
+    const bool gpu = strcmp(backend->name, "cuda") == 0;
+    const double peak = gpu ? 0 : peak_measure(team, options->precision);
+    printf("%s, %s, %d threads, %ld heads of %d, %d features, %s\n", backend->description,
+           backend_libraries(), team_threads(team), options->heads, DIM, FEATURES,
+           precision_text(options->precision));
+    if (gpu) {
+        printf("beside %s\n\n%-30s %7s %-8s %10s %9s %9s %9s %9s\n", ROOFLINE_DEVICE, "attention",
+               "length", "pass", "ms", "GFLOP", "MB", "H100 ms", "share");
+        return 0;
+    }
+    printf("product peak %.1f GFLOP/s\n\n", peak);
+    printf("%-30s %7s %9s %9s %9s %9s %7s %7s\n", "attention", "length", "fwd ms", "bwd ms",
+           "fwd GF/s", "bwd GF/s", "of peak", "of peak");
+    return peak;
+}
+
 static bool kinds_measure(const struct options *options, const struct backend *backend,
                           struct team *team)
 {
-    const double peak = peak_measure(team, options->precision);
+    const double peak = header_print(options, backend, team);
     bool agree = true;
 
-    printf("%s, %s, %d threads, %ld heads of %d, %d features, %s\n"
-           "product peak %.1f GFLOP/s\n\n",
-           backend->description, backend_libraries(), team_threads(team), options->heads, DIM,
-           FEATURES, precision_text(options->precision), peak);
-    printf("%-30s %7s %9s %9s %9s %9s %7s %7s\n", "attention", "length", "fwd ms", "bwd ms",
-           "fwd GF/s", "bwd GF/s", "of peak", "of peak");
     for (int i = 0; i < MEASURED; i++) {
         if (!is_wanted(options, &measured[i])) continue;
         if (!workload_agrees(backend, team, &measured[i], options->precision)) {
             agree = false;
             continue;
         }
-        for (const char *at = options->lengths; *at;) {
-            char *end;
-            const int64_t length = strtol(at, &end, 10);
+        const char *at = options->lengths;
+        for (int64_t length; (length = length_next(&at)) > 0;) {
             struct workload w =
                 workload_new(backend, &measured[i], options->precision, options->heads, length);
-            row_print(&measured[i], options->heads, length,
-                      workload_run(backend, team, &w, options->repeat), peak);
+            const struct timing timing = workload_run(backend, team, &w, options->repeat);
+            if (peak > 0)
+                row_print(&measured[i], options->heads, length, timing, peak);
+            else
+                gpu_row_print(&measured[i], options->precision, options->heads, length, timing);
             workload_free(&w);
-            at = *end ? end + 1 : end;
         }
     }
     return agree;
+}
+
+static void rooflines_print(const struct options *options)
+{
+    printf("| kernel | GFLOP (of them fp32 always) | MB | fp32 µs | bf16 µs |\n"
+           "| --- | --- | --- | --- | --- |\n");
+    for (int i = 0; i < MEASURED; i++) {
+        const char *at = options->lengths;
+        for (int64_t length; is_wanted(options, &measured[i]) && (length = length_next(&at)) > 0;)
+            roofline_print(&measured[i], options->heads, length);
+    }
 }
 
 static void usage(FILE *file)
@@ -338,7 +459,7 @@ static void usage(FILE *file)
     fprintf(
         file,
         "usage: kernels-bench [--backend NAME] [--precision fp32|bf16] [--threads N] [--heads N] "
-        "[--lengths N,N...] [--repeat N] [--attention ROWS-THAT-BEGIN-SO]\n");
+        "[--lengths N,N...] [--repeat N] [--attention ROWS-THAT-BEGIN-SO] [--roofline]\n");
 }
 
 static long count_of(const char *option, const char *text)
@@ -373,6 +494,7 @@ static struct options options_read(int argc, char **argv)
         LENGTHS = 'l',
         ATTENTION = 'a',
         REPEAT = 'r',
+        ROOFLINE = 'f',
         HELP = '?' + 256
     };
     static const struct option known[] = {
@@ -383,10 +505,11 @@ static struct options options_read(int argc, char **argv)
         {"lengths", required_argument, NULL, LENGTHS},
         {"attention", required_argument, NULL, ATTENTION},
         {"repeat", required_argument, NULL, REPEAT},
+        {"roofline", no_argument, NULL, ROOFLINE},
         {"help", no_argument, NULL, HELP},
         {NULL, 0, NULL, 0},
     };
-    struct options options = {"cpu", PRECISION_FP32, 2, 8, 5, "1024,4096", ""};
+    struct options options = {"cpu", PRECISION_FP32, 2, 8, 5, "1024,4096", "", false};
 
     for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         switch (option) {
@@ -412,6 +535,9 @@ static struct options options_read(int argc, char **argv)
         case ATTENTION:
             options.attention = optarg;
             break;
+        case ROOFLINE:
+            options.roofline = true;
+            break;
         case HELP:
             usage(stdout);
             exit(EXIT_SUCCESS);
@@ -431,6 +557,10 @@ static struct options options_read(int argc, char **argv)
 int main(int argc, char **argv)
 {
     const struct options options = options_read(argc, argv);
+    if (options.roofline) {
+        rooflines_print(&options);
+        return EXIT_SUCCESS;
+    }
     const struct backend *backend = backend_find(options.backend);
     struct team *team;
 
