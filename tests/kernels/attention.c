@@ -268,10 +268,10 @@ static void head_outcome(const struct heads *heads, int end, struct outcome *out
     }
 }
 
-/* Of few keys what comes back to q and k is a difference of equal terms, of which bf16 leaves no digits. */
+/* Of a key alone what comes back to q and k is 0, a difference of equal terms of which bf16 leaves no digits. */
 static bool has_digits(const struct shape *shape, const char *part)
 {
-    return shape->precision == PRECISION_FP32 || shape->length > 2 || part[0] != 'd' ||
+    return shape->precision == PRECISION_FP32 || shape->length > 1 || part[0] != 'd' ||
            part[1] == 'v';
 }
 

@@ -393,11 +393,10 @@ Test(linformer, masks)
 /* Around the edges of blocks, at odd sizes. */
 Test(linformer, bf16)
 {
-    static const int64_t sizes[][5] = {/* L, d, e, rank, mask */
-                                       {63, 16, 12, 37, 1},
-                                       {65, 9, 5, 33, 0},
-                                       {129, 40, 33, 65, 2},
-                                       {257, 24, 24, 129, 0}};
+    static const int64_t sizes[][5] = {
+        /* L, d, e, rank, mask */
+        {1, 24, 20, 1, 0}, {2, 40, 12, 2, 0},    {63, 16, 12, 37, 1},  {64, 100, 9, 64, 0},
+        {65, 9, 5, 33, 0}, {129, 40, 33, 65, 2}, {257, 24, 24, 129, 0}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         struct shape s = plain();
         s.precision = PRECISION_BF16;

@@ -447,10 +447,10 @@ Test(reformer, masks)
 Test(reformer, bf16)
 {
     static const int64_t sizes[][7] = {/* L, d, e, rounds, buckets, chunk, mask */
-                                       {65, 16, 12, 3, 6, 16, 1},
-                                       {129, 9, 5, 2, 4, 7, 0},
-                                       {150, 40, 33, 2, 2, 65, 2},
-                                       {300, 24, 24, 1, 2, 200, 0}};
+                                       {1, 24, 20, 2, 4, 16, 0},   {2, 40, 12, 2, 2, 16, 0},
+                                       {63, 100, 9, 2, 4, 16, 0},  {64, 12, 40, 1, 8, 64, 0},
+                                       {65, 16, 12, 3, 6, 16, 1},  {129, 9, 5, 2, 4, 7, 0},
+                                       {150, 40, 33, 2, 2, 65, 2}, {300, 24, 24, 1, 2, 200, 0}};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         struct shape s = plain();
         s.precision = PRECISION_BF16;
