@@ -1,12 +1,15 @@
 #include "kernels/bench/roofline.h"
 
+#include <math.h>
+
 /* NVIDIA's figures for H100 SXM5 with 80 GB: bytes/s, FLOP/s without sparsity. */
 static const double BANDWIDTH = 3.35e12, PEAK_FP32 = 67e12, PEAK_BF16 = 989e12;
 
 enum {
-    CHUNK_ROWS = 64,       /* positions of a block */
-    FEATURES_AT_ONCE = 32, /* favor */
-    SLICE_POSITIONS = 512, /* linformer */
+    CHUNK_ROWS = 64,             /* positions of a block */
+    FEATURES_AT_ONCE = 32,       /* favor */
+    SLICE_POSITIONS_LEAST = 512, /* linformer */
+    SLICES_MOST = 64,
     TILE_UNIT = 16,
     FLOAT_BYTES = 4
 };
@@ -99,7 +102,8 @@ static void linformer_costs(struct account *a)
     const double length = (double)a->call->length, rank = (double)a->call->rank;
     const double d = a->d, e = a->e, pairs = a->rows * rank;
     const double compressed = a->rows / length * rank * (d + e) * FLOAT_BYTES; /* K and V */
-    const double partial = up(length, SLICE_POSITIONS) / SLICE_POSITIONS * compressed;
+    const double least = ceil(length / SLICE_POSITIONS_LEAST);
+    const double partial = (least < SLICES_MOST ? least : SLICES_MOST) * compressed;
     const double matrices = 2 * rank * length * FLOAT_BYTES;
 
     put(a, (struct kernel_cost){"K and V", false, 0, 2 * pairs * (d + e),

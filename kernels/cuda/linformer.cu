@@ -13,17 +13,18 @@
 /* One of the two products that are alike, of E with k or of F with v. */
 struct linformer {
     struct attention call;
-    const float *matrix; /* (r, columns) */
-    struct heads_view x; /* (B, H, L, width): k or v; backward: its gradient */
-    float *compressed;   /* (B H, r, width): K or V; backward: its gradient */
-    float *partial;      /* (slices, B H, r, width) */
-    int width, padded;   /* d or e; of tiles: rounded up */
-    int rows;            /* C */
-    int64_t slices;
+    const float *matrix;   /* (r, columns) */
+    struct heads_view x;   /* (B, H, L, width): k or v; backward: its gradient */
+    float *compressed;     /* (B H, r, width): K or V; backward: its gradient */
+    float *partial;        /* (slices, B H, r, width) */
+    int width, padded;     /* d or e; of tiles: rounded up */
+    int rows;              /* C */
+    int64_t slice, slices; /* positions of one; how many */
 };
 
-/* Of what is summed over all positions: so that there are blocks enough for a device, however few rows a matrix has. */
-enum { SLICE_POSITIONS = 512 };
+/* Sums over all positions are cut into slices, so that there are blocks enough for a device, however few rows a matrix has; and
+ * not into more than a grid bears. */
+enum { SLICE_POSITIONS_LEAST = 512, SLICES_MOST = 64 };
 
 /* 52 KiB, where heads are 64 wide. */
 struct linformer_tiles {
@@ -74,7 +75,7 @@ static __global__ void REGISTERS(128) compress_kernel(struct linformer f)
     const struct linformer_tiles t = tiles_place<struct linformer_tiles>(f);
     const int64_t blocks = (f.call.rank + f.rows - 1) / f.rows, slice = blockIdx.x / blocks;
     const struct chunk rows = {blockIdx.x % blocks * f.rows, f.call.rank, f.rows, NULL};
-    const int64_t from = slice * SLICE_POSITIONS, behind = from + SLICE_POSITIONS;
+    const int64_t from = slice * f.slice, behind = from + f.slice;
     const int64_t end = behind < f.call.length ? behind : f.call.length;
     const int64_t floats = f.call.batch * f.call.heads * f.call.rank * f.width;
 
@@ -143,7 +144,9 @@ static struct linformer side_of(const struct attention *call, bool is_value, str
     f.compressed =
         is_value && compressed ? compressed + side_floats(call, call->head_dim) : compressed;
     f.rows = chunk_rows<struct linformer_tiles>(f);
-    f.slices = ceiling(call->length, SLICE_POSITIONS);
+    f.slice = ceiling(call->length, SLICES_MOST);
+    if (f.slice < SLICE_POSITIONS_LEAST) f.slice = SLICE_POSITIONS_LEAST;
+    f.slices = ceiling(call->length, f.slice);
     return f;
 }
 
@@ -228,7 +231,7 @@ enum status linformer_backward(const struct attention_backward *backward, struct
     inner.forward = inner_of(call, keys, values);
     inner.dk = compressed_view(dkeys, dkeys.partial);
     inner.dv = compressed_view(dvalues, dvalues.partial);
-    enum status status = softmax_backward(&inner, call->rank, SLICE_POSITIONS, arena);
+    enum status status = softmax_backward(&inner, call->rank, dkeys.slice, arena);
     if (status != ST_OK || !arena->base) return status;
     status = expand(dkeys);
     return status == ST_OK ? expand(dvalues) : status;
