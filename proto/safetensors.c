@@ -326,8 +326,11 @@ const char *safetensors_metadata(const struct safetensors *file, const char *key
 static json_t *describe_entry(const struct tensor_entry *entry, size_t offset)
 {
     json_t *shape = json_array();
-    for (int i = 0; i < entry->dimensions; i++)
-        json_array_append_new(shape, json_integer(entry->shape[i]));
+    for (int i = 0; i < entry->dimensions; i++) {
+        if (json_array_append_new(shape, json_integer(entry->shape[i])) == 0) continue;
+        json_decref(shape);
+        return NULL;
+    }
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", types[entry->type].name, "shape", shape,
                      "data_offsets", (json_int_t)offset, (json_int_t)(offset + entry->bytes));
 }
@@ -348,7 +351,9 @@ static enum status describe_entries(json_t *header, const struct tensor_entry *e
                              entry->name);
         if (json_object_get(header, entry->name))
             return fault_set(fault, ST_INVALID, "two tensors of the name `%s`", entry->name);
-        if (json_object_set_new(header, entry->name, describe_entry(entry, offset)) != 0)
+        json_t *described = describe_entry(entry, offset);
+        if (!described) return fault_set(fault, ST_NO_MEMORY, "no memory for a header");
+        if (json_object_set_new(header, entry->name, described) != 0)
             return fault_set(fault, ST_INVALID, "tensor `%s` cannot be named in JSON", entry->name);
         offset += bytes;
     }
@@ -384,7 +389,10 @@ static enum status pack_header(const json_t *header, char **bytes, size_t *lengt
     char *packed = malloc(LENGTH_BYTES + padded);
     if (!packed) return fault_set(fault, ST_NO_MEMORY, "no memory for a header");
     for (int i = 0; i < LENGTH_BYTES; i++) packed[i] = (char)((uint64_t)padded >> (8 * i));
-    json_dumpb(header, packed + LENGTH_BYTES, json_bytes, flags);
+    if (json_dumpb(header, packed + LENGTH_BYTES, json_bytes, flags) != json_bytes) {
+        free(packed);
+        return fault_set(fault, ST_NO_MEMORY, "no memory for a header");
+    }
     memset(packed + LENGTH_BYTES + json_bytes, ' ', padded - json_bytes);
     *bytes = packed;
     *length = LENGTH_BYTES + padded;

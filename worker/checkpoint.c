@@ -189,6 +189,15 @@ static enum status steps_add(struct steps *steps, uint64_t step)
     return ST_OK;
 }
 
+/* The next entry, NULL at the end; `*status` tells an end from a failure. */
+static const struct dirent *entry_next(DIR *listing, enum status *status)
+{
+    errno = 0;
+    const struct dirent *entry = readdir(listing);
+    if (!entry && errno != 0) *status = status_from_errno(errno);
+    return entry;
+}
+
 /* Whatever is named like a checkpoint. `*steps` is the caller's; a missing directory has none. */
 static enum status steps_list(const char *directory, struct steps *steps, struct fault *fault)
 {
@@ -199,12 +208,12 @@ static enum status steps_list(const char *directory, struct steps *steps, struct
     enum status status = ST_OK;
     const struct dirent *entry;
     uint64_t step;
-    while (listing && status == ST_OK && (entry = readdir(listing)))
+    while (listing && status == ST_OK && (entry = entry_next(listing, &status)))
         if (step_from_name(entry->d_name, &step)) status = steps_add(&found, step);
     if (listing) closedir(listing);
     if (status != ST_OK) {
         free(found.step);
-        return fault_set(fault, status, "list %s: out of memory", directory);
+        return fault_set(fault, status, "could not list %s: %s", directory, status_text(status));
     }
     if (found.count > 0) qsort(found.step, found.count, sizeof *found.step, step_compare);
     *steps = found;
@@ -257,6 +266,7 @@ static enum status newest_open(const char *directory, const struct steps *steps,
                                const struct checkpoint_choice *choice,
                                struct checkpoint **checkpoint, struct fault *fault)
 {
+    enum status unread = ST_OK; /* of the newest that may be good, and could not be read */
     for (size_t i = 0; i < steps->count; i++) {
         struct fault why = {0};
         if (choice->wanted && !choice->wanted(choice->context, steps->step[i])) continue;
@@ -274,7 +284,10 @@ static enum status newest_open(const char *directory, const struct steps *steps,
         char path[PATH_BYTES_MAX];
         snprintf(path, sizeof path, "%s/" STEP_NAME, directory, steps->step[i]);
         if (choice->rejected) choice->rejected(choice->context, path, why.text);
+        if (status == ST_CORRUPT || status == ST_NOT_FOUND || unread != ST_OK) continue;
+        unread = fault_set(fault, status, "%s", why.text);
     }
+    if (unread != ST_OK) return unread;
     return fault_set(fault, ST_NOT_FOUND, "no good checkpoint in %s", directory);
 }
 

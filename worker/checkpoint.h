@@ -78,7 +78,8 @@ struct checkpoint_choice {
     void (*rejected)(void *context, const char *path, const char *why); /* NULL: nobody */
 };
 
-/* The newest good one of those that are wanted. ST_NOT_FOUND: there is none (an empty or missing directory included).
+/* The newest good one of those that are wanted. ST_NOT_FOUND: there is none (an empty or missing directory included);
+ * ST_IO, ...: none is good, and one could not be read, so that nobody knows.
  * Leftovers of interrupted saves are not looked at. The checkpoint is the caller's. */
 enum status checkpoint_open_newest(const char *directory, const struct checkpoint_choice *choice,
                                    struct checkpoint **checkpoint, struct fault *fault);

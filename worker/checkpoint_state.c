@@ -36,6 +36,21 @@ static json_t *losses_print(const struct loss_record *losses)
                      (json_int_t)losses->skipped_in_row);
 }
 
+/* NULL: out of memory. The size is asked for first: jansson 2.14 may leave out a piece where json_dumps cannot grow its text. */
+static char *json_print(const json_t *root)
+{
+    const size_t flags = JSON_INDENT(2) | JSON_REAL_PRECISION(REAL_DIGITS);
+    size_t length = json_dumpb(root, NULL, 0, flags);
+    char *text = length > 0 ? malloc(length + 1) : NULL;
+    if (!text) return NULL;
+    if (json_dumpb(root, text, length, flags) != length) {
+        free(text);
+        return NULL;
+    }
+    text[length] = '\0';
+    return text;
+}
+
 enum status checkpoint_state_print(const struct checkpoint_state *state, char **text)
 {
     assert(state->applied_count <= APPLIED_ORDERS_MAX);
@@ -52,7 +67,7 @@ enum status checkpoint_state_print(const struct checkpoint_state *state, char **
         losses_print(&state->losses), "chain", chain, "best_valid_loss", loss, "best_step",
         (json_int_t)state->best_step, "applied", applied_print(state));
     if (!root) return ST_NO_MEMORY;
-    char *printed = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(REAL_DIGITS));
+    char *printed = json_print(root);
     json_decref(root);
     if (!printed) return ST_NO_MEMORY;
     *text = printed;
