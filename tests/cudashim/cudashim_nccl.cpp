@@ -414,6 +414,22 @@ Test(nccl, a_call_may_end_later_and_none_may_come_before)
     cr_assert_eq(call(), ncclSuccess);
     cr_assert_eq(call(), ncclInProgress);
     cr_expect_eq(call(), ncclInvalidUsage);
+    cr_expect_eq(ncclCommAbort(rank.comm), ncclSuccess);
+}
+
+Test(nccl, a_process_does_not_end_while_a_collective_is_under_way)
+{
+    const ncclUniqueId id = id_new();
+    const std::vector<int> ends = run(2, [=](Rank *rank) {
+        static float values[COUNT];
+        MUST(join(rank, 2, id) == ncclSuccess);
+        if (rank->number == 0)
+            MUST(settle(rank->comm, ncclAllReduce(values, values, COUNT, ncclFloat32, ncclSum,
+                                                  rank->comm, rank->stream)) == ncclSuccess);
+        exit(0);
+    });
+    cr_expect(WIFSIGNALED(ends[0]) && WTERMSIG(ends[0]) == SIGABRT);
+    cr_expect_eq(ends[1], 0);
 }
 
 Test(nccl, the_nth_call_fails)

@@ -88,6 +88,16 @@ struct ncclComm {
 };
 
 static char last_error[400];
+static uint64_t under_way; /* collectives of all communicators */
+
+/* On a device they would go on, and CUDA would wait for them before it lets the process go. */
+static void check_end()
+{
+    if (under_way == 0) return;
+    fprintf(stderr,
+            "cudashim: the process ends, and a collective is under way that was not aborted\n");
+    abort();
+}
 
 __attribute__((format(printf, 3, 4))) static ncclResult_t fail(ncclComm_t comm, ncclResult_t error,
                                                                const char *format, ...)
@@ -312,6 +322,7 @@ static bool collective_move(ncclComm_t comm, const Collective &collective)
     collective.head.gathers ? gather(comm, collective) : sum(comm, collective);
     comm->begun = false;
     comm->unfinished--;
+    under_way--;
     return true;
 }
 
@@ -338,6 +349,7 @@ static ncclResult_t enqueue(ncclComm_t comm, const Collective &collective, cudaS
     return call(comm, [=] {
         const std::shared_ptr<ncclComm> held = comm->self;
         comm->unfinished++;
+        under_way++;
         stream_enqueue_shared(stream, [=] { return collective_move(held.get(), collective); });
     });
 }
@@ -399,6 +411,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *made, int ranks, ncclUniqueId un
     memcpy(&id, &unique, sizeof id);
     if (rank < 0 || rank >= ranks || config->blocking != 0 || id.name[NAME_SIZE - 1] != '\0')
         return fail(nullptr, ncclInvalidArgument, "no such rank, or a communicator that blocks");
+    static const int at_end = atexit(check_end);
+    if (at_end != 0) return ncclSystemError;
     const auto comm = std::make_shared<ncclComm>();
     comm->self = comm;
     comm->rank = rank;
@@ -442,6 +456,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm)
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
     comm->aborted = true;
+    under_way -= comm->unfinished;
     close(comm->door);
     for (int socket : comm->strangers) close(socket);
     for (const Peer &peer : comm->peers)
