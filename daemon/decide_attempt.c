@@ -45,7 +45,8 @@ void decide_adopted(const struct scene *scene)
                adopted->attempt, adopted->pid);
 }
 
-/* A queue may keep it for days: that is no silence. */
+/* A queue may keep it for days: that is no silence. One that was asked to stop before it was known to wait has nothing to
+ * save either, and would keep its place until it could hear of it. */
 void decide_waits(const struct scene *scene)
 {
     const struct event_waits *waits = &scene->event->waits;
@@ -54,6 +55,8 @@ void decide_waits(const struct scene *scene)
     if (!known.run) return;
     scene_record(&known, RECORD_ATTEMPT_WAITS)->attempt_waits.words =
         decision_clean(scene->decision, waits->words, WAITS_SIZE - 1, false);
+    if (waits->words[0] != '\0' && known.run->stop != STOP_NONE)
+        scene_effect(&known, EFFECT_SIGNAL)->signal = SIGKILL;
     if (known.run->state == RUN_UNKNOWN && waits->words[0] != '\0')
         scene_move(&known, RUN_STARTING, "its place in the queue is known again");
 }

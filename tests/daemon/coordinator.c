@@ -1662,6 +1662,21 @@ Test(slurm, a_cancel_in_the_queue_saves_nothing_and_ends_the_job)
     stage_fini(&stage);
 }
 
+Test(slurm, a_cancel_that_comes_before_the_queue_is_known_ends_the_job_too)
+{
+    struct stage stage;
+    begin_slurm(&stage);
+    stage_act(&stage, "cancel");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 0, "it may train");
+    stage_act(&stage, "waits");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 1);
+    stage_act(&stage, "begins");
+    cr_assert_eq(stage_effects(&stage, EFFECT_SIGNAL), 0);
+    stage_act(&stage, "end KILLED");
+    cr_assert_eq(stage_run(&stage)->state, RUN_CANCELLED);
+    stage_fini(&stage);
+}
+
 Test(slurm, a_pause_in_the_queue_ends_the_job_and_costs_nothing)
 {
     struct stage stage;

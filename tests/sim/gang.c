@@ -76,6 +76,7 @@ struct gang {
         GANG_DOWN,   /* nor the machine */
     } phase;
     bool launcher_dead;
+    bool remote; /* on hosts of a Slurm */
     int pid;
     uint64_t step_ms;
     uint64_t moved_ms; /* when the last step was done */
@@ -916,17 +917,24 @@ static void gang_killed(struct gang *gang)
     world_in(chance_between(&world.chance, 1, 300), launcher_ends, gang, 137);
 }
 
-static enum launcher_state gang_probe(struct attempt_launcher *launcher, const char *directory,
-                                      struct sighting *sighting)
+enum launcher_state gang_state(const char *directory)
 {
-    (void)launcher;
     const struct gang *gang = gang_in(directory);
     if (!gang || gang->phase == GANG_SPAWNED || gang->pid == 0) return LAUNCHER_UNSEEN;
     if (gang->phase == GANG_ENDED) return LAUNCHER_ENDED;
     if (gang->phase == GANG_GONE) return LAUNCHER_GONE;
     if (gang->phase == GANG_DOWN) return LAUNCHER_DOWN;
-    *sighting = (struct sighting){.id = gang->pid, .start_ticks = 1};
     return LAUNCHER_ALIVE;
+}
+
+static enum launcher_state gang_probe(struct attempt_launcher *launcher, const char *directory,
+                                      struct sighting *sighting)
+{
+    (void)launcher;
+    const enum launcher_state state = gang_state(directory);
+    if (state == LAUNCHER_ALIVE)
+        *sighting = (struct sighting){.id = gang_in(directory)->pid, .start_ticks = 1};
+    return state;
 }
 
 static void gang_signal(struct attempt_launcher *launcher, const char *directory, int signal)
@@ -992,6 +1000,43 @@ static enum status gang_start(struct attempt_launcher *launcher, const struct la
 
 struct attempt_launcher gang_launcher = {
     .start = gang_start, .probe = gang_probe, .signal = gang_signal, .rescue = gang_rescue};
+
+/* ---- under Slurm ---- */
+
+void gang_submit(const struct launch_order *order)
+{
+    struct gang *gang = gang_make(order);
+    gang->remote = true;
+    ledger_launched(gang->run, gang->attempt, gang->nonce);
+}
+
+void gang_launch(const char *directory)
+{
+    launcher_begins(gang_in(directory), 0);
+}
+
+void gang_ask_to_end(const char *directory)
+{
+    gang_in(directory)->asked_to_end = true;
+}
+
+void gang_tear(const char *directory)
+{
+    struct gang *gang = gang_in(directory);
+    if (gang->phase >= GANG_ENDED) return;
+    kill_ranks(gang);
+    gang->phase = GANG_GONE;
+}
+
+bool gang_lives(const char *directory)
+{
+    return gang_is_alive(gang_in(directory));
+}
+
+void gang_leave(const char *directory, const char *name, const char *text)
+{
+    leave_file(gang_in(directory), name, text);
+}
 
 /* ---- weather ---- */
 
@@ -1074,6 +1119,7 @@ static void spool_loses_power(const struct rank *rank)
 void gang_lose_power(void)
 {
     for (struct gang *gang = gangs; gang; gang = gang->next) {
+        if (gang->remote) continue;
         for (uint32_t r = 0; gang->ranks && r < gang->rank_count; r++) {
             if (!gang->ranks[r].alive) continue;
             rank_drop(&gang->ranks[r]);
@@ -1095,6 +1141,14 @@ bool gangs_live(void)
 {
     for (const struct gang *gang = gangs; gang; gang = gang->next)
         if (gang->phase == GANG_SPAWNED || gang_is_alive(gang)) return true;
+    return false;
+}
+
+bool gang_attempt_lives(uint64_t run, uint32_t attempt)
+{
+    for (const struct gang *gang = gangs; gang; gang = gang->next)
+        if (gang->run == run && gang->attempt == attempt)
+            return gang_is_alive(gang) || (gang->remote && gang->phase == GANG_SPAWNED);
     return false;
 }
 

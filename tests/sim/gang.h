@@ -17,13 +17,24 @@ extern struct attempt_launcher gang_launcher;
 void gangs_begin(void);
 void gangs_end(void);
 
+/* For a Slurm (slurm.h), which says itself when an attempt begins, and ends it. Its gangs are not on the daemon's machine.
+ * `directory` is the attempt's. */
+void gang_submit(const struct launch_order *order); /* nothing of it runs yet */
+void gang_launch(const char *directory);
+void gang_ask_to_end(const char *directory); /* by SIGTERM */
+void gang_tear(const char *directory);       /* it dies, or never begins, and leaves no trace */
+enum launcher_state gang_state(const char *directory);
+bool gang_lives(const char *directory);
+void gang_leave(const char *directory, const char *name,
+                const char *text); /* a file, unless the disk is full */
+
 /* What the weather does to a gang that chance picks: each does nothing where there is none to do it to. */
 void gang_strike_rank_dies(void);
 void gang_strike_rank_hangs(void);
 void gang_strike_rank_fails(void);
 void gang_strike_launcher_dies(void);
 
-/* All of them are gone at once, and what they had not synced may be too. */
+/* All that are on the daemon's machine are gone at once, and what they had not synced may be too. */
 void gang_lose_power(void);
 
 /* In the calm: whoever hangs goes on. */
@@ -31,6 +42,9 @@ void gangs_wake(void);
 
 /* An attempt of the run other than that one trains. */
 bool gang_trains_now(uint64_t run, uint32_t but_attempt);
+
+/* Something of that attempt lives, or may yet begin as a job of Slurm's. */
+bool gang_attempt_lives(uint64_t run, uint32_t attempt);
 
 /* Something of some attempt lives. */
 bool gangs_live(void);

@@ -12,6 +12,7 @@
 #include "tests/sim/host.h"
 #include "tests/sim/ledger.h"
 #include "tests/sim/people.h"
+#include "tests/sim/slurm.h"
 #include "tests/sim/world.h"
 
 enum {
@@ -79,6 +80,9 @@ static void draw_weather(struct weather *weather)
         .disk_fills = draw(60),
         .sync_fails = draw(30),
         .clock_jumps = draw(30),
+        .sbatch_refuses = draw(50),
+        .slurm_silent = draw(60),
+        .job_ends = draw(80),
         .act = draw(800),
         .fork = draw(100),
     };
@@ -133,6 +137,8 @@ static void storm_blows(void *what, uint64_t stamp)
     if (world_strikes(weather->daemon_dies)) end_daemon();
     if (!world.disk_lies && world_strikes(weather->power_fails))
         host_lose_power(chance_between(&world.chance, 50, AWAY_MS_MAX));
+    if (world_strikes(weather->slurm_silent)) slurm_strike_silence();
+    if (world_strikes(weather->job_ends)) slurm_strike_job_ends();
     if (world_strikes(weather->act)) people_strike_act();
     if (world_strikes(weather->fork)) people_strike_fork();
     world_in(chance_between(&world.chance, 500, 1500), storm_blows, what, stamp);
@@ -172,6 +178,7 @@ static void let_calm_come(void)
     world.calm = true;
     host_recover();
     gangs_wake();
+    slurm_recover();
     people_resume_paused();
 }
 
@@ -193,6 +200,7 @@ void history_tell(uint64_t seed)
     draw_weather(&world.weather);
     ledger_begin();
     gangs_begin();
+    slurm_begin();
     host_begin();
     people_begin();
     let_storm_blow();

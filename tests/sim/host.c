@@ -11,6 +11,7 @@
 #include "tests/sim/gang.h"
 #include "tests/sim/ledger.h"
 #include "tests/sim/product.h"
+#include "tests/sim/slurm.h"
 #include "tests/sim/world.h"
 
 enum { AWAY_MS_MAX = 20000, SLOW_MS_MAX = 4000, BUSY_MS_MAX = 10 };
@@ -81,11 +82,13 @@ static enum status start(struct fault *fault)
     host.up = true;
     host.life++;
     ledger_restarted(&host.coordinator, host.store);
-    host.driver = (struct driver){.coordinator = &host.coordinator,
-                                  .store = host.store,
-                                  .directory = &host.directory,
-                                  .launchers = {&gang_launcher, &gang_launcher},
-                                  .local = {.url = "simulated"}};
+    host.driver = (struct driver){
+        .coordinator = &host.coordinator,
+        .store = host.store,
+        .directory = &host.directory,
+        .launchers = {[LAUNCHER_LOCAL] = &gang_launcher, [LAUNCHER_SLURM] = &slurm_launcher},
+        .local = {.url = "simulated"},
+        .remote = {.url = "simulated"}};
     world_trace("the daemon starts");
     product_start(&host.driver);
     return ST_OK;

@@ -12,19 +12,23 @@ static const struct {
     int priority;
     const char *after;
     bool goes_back; /* where it diverges */
+    const char *launcher;
 } shapes[] = {
-    {1, 6, 0, 0, 100, "favor", 0, "", false},
-    {1, 16, 2, 4, 3, "favor", 0, "", true},
-    {2, 12, 1, 0, 4, "favor", 0, "", true},
-    {2, 24, 3, 5, 5, "favor", 5, "", true},
-    {3, 18, 2, 3, 2, "favor", 0, "", false},
-    {3, 9, 0, 4, 3, "favor", -1, "", false},
-    {1, 20, 3, 0, 6, "softmax", 0, "", false},
-    {2, 8, 1, 2, 100, "favor", 5, "", true},
-    {2, 18, 3, -1, 4, "favor", 0, "", true},
-    {1, 10, 1, 4, 3, "favor", 0, "\"r1\"", false},
-    {4, 8, 2, 3, 2, "favor", 9, "\"r2\"", true},
-    {2, 10, 2, 0, 3, "favor", 0, "\"r1\", \"r2\", \"r1\"", false},
+    {1, 6, 0, 0, 100, "favor", 0, "", false, "local"},
+    {1, 16, 2, 4, 3, "favor", 0, "", true, "local"},
+    {2, 12, 1, 0, 4, "favor", 0, "", true, "local"},
+    {2, 24, 3, 5, 5, "favor", 5, "", true, "local"},
+    {3, 18, 2, 3, 2, "favor", 0, "", false, "local"},
+    {3, 9, 0, 4, 3, "favor", -1, "", false, "local"},
+    {1, 20, 3, 0, 6, "softmax", 0, "", false, "local"},
+    {2, 8, 1, 2, 100, "favor", 5, "", true, "local"},
+    {2, 18, 3, -1, 4, "favor", 0, "", true, "local"},
+    {1, 10, 1, 4, 3, "favor", 0, "\"r1\"", false, "local"},
+    {4, 8, 2, 3, 2, "favor", 9, "\"r2\"", true, "local"},
+    {2, 10, 2, 0, 3, "favor", 0, "\"r1\", \"r2\", \"r1\"", false, "local"},
+    {2, 14, 2, 4, 3, "favor", 3, "", true, "slurm"},
+    {3, 20, 2, 3, 4, "favor", 0, "", false, "slurm"},
+    {1, 9, 1, 0, 3, "softmax", 0, "\"r1\"", false, "slurm"},
 };
 
 enum { JOB_COUNT = sizeof shapes / sizeof shapes[0] };
@@ -45,13 +49,14 @@ static char *job_text(size_t index)
     bool evaluates = shapes[index].redraw < 0;
     snprintf(
         text, 1024,
-        "[job]\nname = \"job-%zu\"\n[resources]\nranks = %d\n[data]\nformat = \"text\"\n"
+        "[job]\nname = \"job-%zu\"\n[resources]\nranks = %d\nlauncher = \"%s\"\n[data]\nformat = \"text\"\n"
         "train = \"/etc/hostname\"\nlength = 16\n%s[model]\nlayers = 1\nheads = 1\n"
         "width = 8\nmlp = 8\n[attention]\nkind = \"%s\"\n[train]\nsteps = %d\nbatch = 12\n"
         "micro_batch = 1\non_divergence = \"%s\"\n[redraw]\n%s\n[checkpoint]\nevery = %d\n[restart]\nmax = %d\n"
         "[queue]\npriority = %d\nafter = [%s]\n%s",
-        index, shapes[index].ranks, evaluates ? "valid_fraction = 0.1\n" : "",
-        shapes[index].attention, shapes[index].steps, shapes[index].goes_back ? "back" : "stop",
+        index, shapes[index].ranks, shapes[index].launcher,
+        evaluates ? "valid_fraction = 0.1\n" : "", shapes[index].attention, shapes[index].steps,
+        shapes[index].goes_back ? "back" : "stop",
         redraw_rule(shapes[index].redraw, rule, sizeof rule), shapes[index].checkpoint,
         shapes[index].restarts, shapes[index].priority, shapes[index].after,
         evaluates ? "[evaluate]\nevery = 3\n" : "");

@@ -14,7 +14,12 @@
 #include "tests/sim/product.h"
 #include "tests/sim/world.h"
 
-enum { RUNS_MAX = 16, ORDERS_MAX = 256 };
+enum {
+    RUNS_MAX = 16,
+    ORDERS_MAX = 256,
+    WAITS_NEWS_MS = 5000, /* until the daemon knows that a job does not wait any more */
+    NEVER_MS = 1 << 30,
+};
 
 struct run_entry {
     bool there;
@@ -34,12 +39,13 @@ struct run_entry {
     uint64_t resumed[2];           /* where the last two that trained began; UINT64_MAX: nowhere */
     uint64_t rewinds, rewind_step; /* how many there were, and where the newest went back to */
     uint64_t draw;                 /* the highest that ranks have used */
-    uint64_t aside;    /* step of a checkpoint that no attempt may begin from, 0: none */
-    uint32_t attempt;  /* planned last, 0: none */
-    bool ended;        /* that one */
-    uint64_t due_ms;   /* of the world: no attempt begins earlier */
-    uint64_t heard_ms; /* of the world: when a report of the attempt in force was last answered */
-    uint32_t launched; /* newest attempt that was launched */
+    uint64_t aside;     /* step of a checkpoint that no attempt may begin from, 0: none */
+    uint32_t attempt;   /* planned last, 0: none */
+    bool ended;         /* that one */
+    uint64_t due_ms;    /* of the world: no attempt begins earlier */
+    uint64_t heard_ms;  /* of the world: when a report of the attempt in force was last answered */
+    uint64_t trains_ms; /* of the world: since when the attempt in force trains */
+    uint32_t launched;  /* newest attempt that was launched */
     uint32_t
         loss[JOBS_STEPS_MAX + 1]; /* attempt whose row of that step was acknowledged, 0: none */
 };
@@ -164,17 +170,30 @@ static bool may_begin(const struct run_entry *run)
     return true;
 }
 
+/* Of this machine's: those of a Slurm's job are none of them. */
+static uint32_t ranks_here(const struct run_entry *run)
+{
+    return run->facts.launcher == LAUNCHER_LOCAL ? run->facts.ranks : 0;
+}
+
+static bool comes_first(uint64_t number, uint64_t other)
+{
+    const struct run_entry *run = run_entry(number), *waits = run_entry(other);
+    if (ranks_here(run) == 0 || ranks_here(waits) == 0)
+        return ranks_here(waits) == 0 && (ranks_here(run) > 0 || other < number);
+    int64_t before = job_of(waits)->queue.priority - job_of(run)->queue.priority;
+    return before > 0 || (before == 0 && other < number);
+}
+
 static void see_turn(uint64_t number)
 {
     const struct run_entry *run = run_entry(number);
-    uint32_t ranks = run->facts.ranks;
+    uint32_t ranks = ranks_here(run);
     for (uint64_t other = 1; other <= RUNS_MAX; other++) {
         const struct run_entry *waits = &ledger.runs[other];
-        if (waits->attempt > 0 && !waits->ended) ranks += waits->facts.ranks;
+        if (waits->attempt > 0 && !waits->ended) ranks += ranks_here(waits);
         if (run->state != RUN_QUEUED || !waits->there || waits->state != RUN_QUEUED) continue;
-        int64_t before = job_of(waits)->queue.priority - job_of(run)->queue.priority;
-        bool comes_first = before > 0 || (before == 0 && other < number);
-        if (comes_first && may_begin(waits))
+        if (comes_first(number, other) && may_begin(waits))
             world_violation("r%" PRIu64 " begins, and it was the turn of r%" PRIu64, number, other);
     }
     if (!may_begin(run))
@@ -206,6 +225,7 @@ static void see_planned(uint64_t number, uint32_t attempt)
     see_turn(number);
     run->attempt = attempt;
     run->ended = run->progressed = false;
+    run->trains_ms = NEVER_MS;
 }
 
 static void see_saved(uint64_t number, uint64_t step)
@@ -277,23 +297,41 @@ static bool end_counts(const struct run_entry *run, const struct record_attempt_
     }
 }
 
+static enum restart_budget budget_of(enum attempt_cause cause)
+{
+    switch (cause) {
+    case CAUSE_NODE_LOST:
+        return BUDGET_NODE;
+    case CAUSE_PREEMPTED:
+        return BUDGET_PREEMPTION;
+    case CAUSE_TIME_LIMIT:
+        return BUDGET_TIME_LIMIT;
+    case CAUSE_DIVERGED:
+        return BUDGET_DIVERGENCE;
+    default:
+        return BUDGET_CRASH;
+    }
+}
+
 static void see_ended(uint64_t number, const struct record *record)
 {
     struct run_entry *run = run_entry(number);
     if (record->attempt != run->attempt || run->ended)
         world_violation("r%" PRIu64 ": attempt %" PRIu32 " ends twice", number, record->attempt);
+    if (ledger.event->kind == EVENT_ATTEMPT_ENDED && gang_attempt_lives(number, record->attempt))
+        world_violation("r%" PRIu64 ": attempt %" PRIu32 " is said to have ended, and lives",
+                        number, record->attempt);
     run->ended = true;
     enum attempt_cause cause = record->attempt_ended.cause;
     bool counts =
         end_counts(run, &record->attempt_ended) && record->attempt > run->requeued_attempt;
     bool spared = !counts && cause == CAUSE_LAUNCH_FAILED;
     if (counts) {
-        run->spent[cause == CAUSE_NODE_LOST  ? BUDGET_NODE
-                   : cause == CAUSE_DIVERGED ? BUDGET_DIVERGENCE
-                                             : BUDGET_CRASH]++;
+        run->spent[budget_of(cause)]++;
         run->fruitless = run->progressed || cause == CAUSE_DIVERGED ? 0 : run->fruitless + 1;
     }
-    run->loops = counts && cause != CAUSE_NODE_LOST && cause != CAUSE_DIVERGED;
+    run->loops =
+        counts && cause != CAUSE_NODE_LOST && cause != CAUSE_DIVERGED && cause != CAUSE_PREEMPTED;
     run->due_ms = world.now_ms + (spared ? 60000 : counts ? back_off_of(run->fruitless) : 0);
 }
 
@@ -595,6 +633,7 @@ void ledger_trains(uint64_t number, uint32_t attempt, const struct checkpoint_st
                         number, attempt, step);
     run->resumed[1] = run->resumed[0];
     run->resumed[0] = step;
+    if (attempt == run->attempt) run->trains_ms = world.now_ms;
 }
 
 void ledger_drawn(uint64_t number, uint64_t draw)
@@ -742,7 +781,11 @@ void ledger_signalled(const char *attempt_directory, int signal)
     uint32_t attempt = (uint32_t)strtoul(strrchr(attempt_directory, '-') + 1, NULL, 10);
     const char *name = strstr(attempt_directory, "runs/r");
     const struct run *run = run_known(strtoull(name + strlen("runs/r"), NULL, 10));
-    bool wanted = run->stop == STOP_KILL || run->attempt.stalled_rank >= 0;
+    /* in a queue, as far as the daemon can know, where it has nothing to save */
+    bool waits = run->facts.launcher == LAUNCHER_SLURM &&
+                 world.now_ms < run_entry(run->number)->trains_ms + WAITS_NEWS_MS;
+    bool wanted = run->stop == STOP_KILL || run->attempt.stalled_rank >= 0 ||
+                  (run->stop != STOP_NONE && waits);
     if (signal != SIGKILL || (!wanted && attempt >= run->attempt.number))
         world_violation("%s: attempt %" PRIu32 " gets signal %d, and nobody wanted that", run->id,
                         attempt, signal);

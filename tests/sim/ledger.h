@@ -12,19 +12,18 @@
  *   4. a run's state moves as lifecycle.def allows, one that is paused has no attempt, and out of a final one it comes
  *      by a requeue alone, of which each counts once
  *   5. an attempt is launched once, and no two of a run train at a time
- *   6. ends are counted once, spared ones not at all; no attempt begins beyond a budget, before its back-off, after two that
- *      came no further, or from a checkpoint that two have died of
+ *   6. an attempt that is said to have ended has; ends are counted once, spared ones not at all; no attempt begins beyond a
+ *      budget, before its back-off, after two that came no further, or from a checkpoint that two have died of
  *   7. an order is applied at one step; every answered report carries all that are pending; the weights of a run that
  *      succeeded have met each redraw that was told, once, at the step that was told
  *   8. an attempt that is not in force is fenced, and saves nothing once a newer one was launched
  *   9. no attempt is told to end that moves and is heard
  *  10. once nothing goes wrong any more, every run ends
- *
- *  10. no run begins before all that it comes after have succeeded, nor before its turn: of those that may begin, the
- *      one of the highest priority, then the earliest; and never do attempts hold more ranks than there are
- *  11. a fork has the checkpoint that it begins from, whatever becomes of the run that this was of
- *
- *  12. a run goes back at most three times, each time to a step of its rule before it diverged and to features that it has
+ *  11. no run begins before all that it comes after have succeeded, nor before its turn: of those that may begin, the
+ *      one of the highest priority, then the earliest; and never do attempts hold more ranks than there are here. Jobs for
+ *      Slurm hold none, and go first
+ *  12. a fork has the checkpoint that it begins from, whatever becomes of the run that this was of
+ *  13. a run goes back at most three times, each time to a step of its rule before it diverged and to features that it has
  *      never used; weights that have not met the newest are of it up to that step alone
  *
  * besides what coordinator_check says after every decision.

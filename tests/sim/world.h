@@ -22,9 +22,11 @@ struct weather {
     unsigned launch_fails, launcher_slow, start_fails;
     unsigned checkpoint_spoilt, checkpoint_deadly;
     unsigned diverges; /* at a step, with some features; the same whenever it is done again */
+    unsigned sbatch_refuses;
     /* and each second */
     unsigned rank_dies, rank_hangs, rank_fails, launcher_dies;
     unsigned daemon_dies, power_fails, disk_fills, sync_fails, clock_jumps;
+    unsigned slurm_silent, job_ends;
     unsigned act, fork;
 };
 
