@@ -403,7 +403,7 @@ enum status collective_allreduce(struct collective *collective, float *values, i
 
 enum status collective_rest(struct collective *collective, struct fault *fault)
 {
-    static const struct timespec nap = {.tv_nsec = 50000};
+    static const struct timespec nap = {.tv_nsec = 500000}; /* a look takes microseconds */
     const char *lost = "lost another rank while waiting for it";
     MPI_Request request;
     if (!has_others(collective)) return ST_OK;
