@@ -9,7 +9,7 @@
  * program says when each round runs, and so can put its own steps between ours.
  *
  * What it costs that a job has the same bits on any number of ranks is told by taking the same step in other ways too, of
- * which each leaves out one thing that it takes: `ways`, below. Started by mpirun, all ranks take the step together.
+ * which each leaves out one thing that it takes: `enum way`, below. Started by mpirun, all ranks take the step together.
  */
 
 #include <errno.h>
