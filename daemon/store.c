@@ -290,6 +290,12 @@ static const char *column_text(sqlite3_stmt *row, int column)
     return words ? words : "";
 }
 
+/* ST_NO_MEMORY: one of the row's texts was "" for want of memory. To be asked before anything is believed of it. */
+static enum status texts_read(const struct store *store, struct fault *fault)
+{
+    return sqlite3_errcode(store->db) == SQLITE_NOMEM ? fault_of(store, fault) : ST_OK;
+}
+
 /* ---- statements ---- */
 
 static enum status begin_values(struct store *store, enum statement which,
@@ -379,8 +385,9 @@ static enum status ask_sql(struct store *store, const char *sql, char *result, s
         return fault_of(store, fault);
     int code = sqlite3_step(statement);
     enum status status = code == SQLITE_ROW || code == SQLITE_DONE ? ST_OK : fault_of(store, fault);
-    if (status == ST_OK)
-        text_copy(result, size, code == SQLITE_ROW ? column_text(statement, 0) : "");
+    const char *words = code == SQLITE_ROW ? column_text(statement, 0) : "";
+    if (status == ST_OK) status = texts_read(store, fault);
+    if (status == ST_OK) text_copy(result, size, words);
     sqlite3_finalize(statement);
     return status;
 }

@@ -1,5 +1,6 @@
 #include "proto/wire.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@ enum { UNPACK_BYTES_MAX = 16 * WIRE_BYTES_MAX };
 
 struct budget {
     size_t left;
+    bool no_memory; /* it had room, and the machine had none */
 };
 
 static void *budget_alloc(void *context, size_t size)
@@ -20,7 +22,9 @@ static void *budget_alloc(void *context, size_t size)
     struct budget *budget = context;
     if (size > budget->left) return NULL;
     budget->left -= size;
-    return malloc(size);
+    void *memory = malloc(size);
+    budget->no_memory |= !memory;
+    return memory;
 }
 
 static void budget_free(void *context, void *pointer)
@@ -94,6 +98,8 @@ static enum status message_unpack(const ProtobufCMessageDescriptor *type, const 
     ProtobufCAllocator allocator = {
         .alloc = budget_alloc, .free = budget_free, .allocator_data = &budget};
     ProtobufCMessage *unpacked = protobuf_c_message_unpack(type, &allocator, length, bytes);
+    if (!unpacked && budget.no_memory)
+        return fault_set(fault, ST_NO_MEMORY, "no memory for a message of %zu bytes", length);
     if (!unpacked)
         return fault_set(fault, ST_CORRUPT, "%zu bytes that are no %s message", length,
                          type->short_name);

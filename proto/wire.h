@@ -19,7 +19,7 @@ enum status wire_pack_request(Performer__Request *request, uint8_t **bytes, size
 enum status wire_pack_response(Performer__Response *response, uint8_t **bytes, size_t *length);
 
 /* The message is the caller's, to be freed with performer__request__free_unpacked(request, NULL).
- * ST_TOO_LARGE, ST_CORRUPT (not a message), and of a response ST_UNSUPPORTED (another version, or no body).
+ * ST_TOO_LARGE, ST_NO_MEMORY, ST_CORRUPT (not a message), and of a response ST_UNSUPPORTED (another version, or no body).
  * Texts come out as valid UTF-8, a bad byte replaced by '?'. */
 enum status wire_unpack_request(const uint8_t *bytes, size_t length, Performer__Request **request,
                                 struct fault *fault);

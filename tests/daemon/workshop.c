@@ -84,9 +84,14 @@ static void end(struct workshop *workshop)
 
 void workshop_open(struct workshop *workshop)
 {
+    workshop_open_in(workshop, scratch_new());
+}
+
+void workshop_open_in(struct workshop *workshop, struct scratch scratch)
+{
     log_set_level(LOG_ERROR);
     *workshop = (struct workshop){
-        .scratch = scratch_new(),
+        .scratch = scratch,
         .launcher = {.start = play_start,
                      .probe = play_probe,
                      .signal = play_signal,
@@ -204,14 +209,20 @@ static void make_draft(const struct workshop *workshop, uint32_t rank, uint64_t 
     draft->report.metrics = draft->row_list;
 }
 
-void workshop_report(struct workshop *workshop, uint32_t rank, uint64_t sequence, uint64_t step)
+Performer__Response *workshop_send_report(struct workshop *workshop, uint32_t rank,
+                                          uint64_t sequence, uint64_t step)
 {
     struct draft draft;
     Performer__Request request = PERFORMER__REQUEST__INIT;
     make_draft(workshop, rank, sequence, step, &draft);
     request.body_case = PERFORMER__REQUEST__BODY_REPORT;
     request.report = &draft.report;
-    Performer__Response *response = workshop_ask(workshop, &workshop_caller, &request);
+    return workshop_ask(workshop, &workshop_caller, &request);
+}
+
+void workshop_report(struct workshop *workshop, uint32_t rank, uint64_t sequence, uint64_t step)
+{
+    Performer__Response *response = workshop_send_report(workshop, rank, sequence, step);
     cr_assert_eq(response->status, ST_OK, "%s", response->text);
     performer__response__free_unpacked(response, NULL);
 }

@@ -27,6 +27,8 @@ struct workshop {
 };
 
 void workshop_open(struct workshop *workshop);
+/* The same in a directory that is there, with what an earlier daemon left in it. */
+void workshop_open_in(struct workshop *workshop, struct scratch scratch);
 void workshop_close(struct workshop *workshop);
 
 /* As if the daemon had been killed and started again. */
@@ -48,6 +50,9 @@ Performer__Response *workshop_act(struct workshop *workshop, const char *run,
 
 /* A report of the attempt that was launched last, with a loss of each step from 1 to `step`. */
 void workshop_report(struct workshop *workshop, uint32_t rank, uint64_t sequence, uint64_t step);
+/* The same where it may be refused. The response is the caller's. */
+Performer__Response *workshop_send_report(struct workshop *workshop, uint32_t rank,
+                                          uint64_t sequence, uint64_t step);
 
 /* The same as it lies in a spool file: appended to attempt-A/rank-R.spool. */
 void workshop_spool(struct workshop *workshop, uint32_t rank, uint64_t sequence, uint64_t step);
