@@ -34,7 +34,7 @@ enum { NAME_SIZE = 48, HOST_SIZE = 64 };
 /* What an ncclUniqueId holds. */
 struct Id {
     char name[NAME_SIZE];
-    int ring_start;
+    uint32_t ring_turns; /* three bits for each part of the values, by how far its ring is turned */
 };
 static_assert(sizeof(Id) <= sizeof(ncclUniqueId), "an id must fit");
 
@@ -71,7 +71,8 @@ struct Peer {
 
 struct ncclComm {
     std::shared_ptr<ncclComm> self; /* until it is given back; what is enqueued holds it too */
-    int rank, ranks, ring_start;
+    int rank, ranks;
+    uint32_t ring_turns;
     char name[NAME_SIZE];
     int door = -1;              /* higher ranks come in here */
     int called = 0;             /* lower ranks that have let us in */
@@ -284,7 +285,8 @@ static void sum(ncclComm_t comm, const Collective &collective)
     const uint64_t count = collective.head.count, ranks = (uint64_t)comm->ranks;
     float *to = reinterpret_cast<float *>(collective.to);
     for (uint64_t i = 0; i < count; i++) {
-        const uint64_t first = i * ranks / count + (uint64_t)comm->ring_start;
+        const uint64_t part = i * ranks / count;
+        const uint64_t first = part + (comm->ring_turns >> (3 * part % 32) & 7);
         float total = 0.0F, value;
         for (uint64_t turn = 0; turn < ranks; turn++) {
             const int rank = (int)((first + turn) % ranks);
@@ -397,7 +399,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *made)
     Id id = {};
     snprintf(id.name, sizeof id.name, "cudashim-nccl-%d-%lx", getpid(), now.tv_nsec);
     const bool fixed = is_set("NCCL_ALGO", "Ring") && is_set("NCCL_PROTO", "Simple");
-    id.ring_start = fixed ? 0 : (int)(now.tv_nsec / 1000 % 1000);
+    id.ring_turns = fixed ? 0 : (uint32_t)now.tv_nsec * 2654435761u;
     *made = {};
     memcpy(made, &id, sizeof id);
     return ncclSuccess;
@@ -417,7 +419,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *made, int ranks, ncclUniqueId un
     comm->self = comm;
     comm->rank = rank;
     comm->ranks = ranks;
-    comm->ring_start = id.ring_start;
+    comm->ring_turns = id.ring_turns;
     memcpy(comm->name, id.name, sizeof comm->name);
     comm->peers.resize((size_t)ranks);
     live_add(1);
