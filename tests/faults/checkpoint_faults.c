@@ -1,6 +1,7 @@
 /* Every call of a save, a prune and a load fails once, fails from then on, or is the last of its process. */
 
 #include <criterion/criterion.h>
+#include <criterion/logging.h>
 #include <dirent.h>
 #include <jansson.h>
 #include <signal.h>
@@ -105,6 +106,7 @@ static void fail_saves(enum calls_fault how, bool replaces)
         expect_usable(replaces ? 20 : 10);
     }
     cr_assert_gt(n, 60);
+    cr_log_info("%d calls\n", (int)n - 1);
 }
 
 Test(every_call, of_a_save_fails_once)
@@ -161,6 +163,7 @@ static void fail_loads(enum calls_fault how)
         cr_assert_eq(newest(), 20);
     }
     cr_assert_gt(n, 30);
+    cr_log_info("%d calls\n", (int)n - 1);
 }
 
 Test(every_call, of_a_load_fails_once)
@@ -203,6 +206,7 @@ static void kill_savers(bool replaces)
         expect_usable(10);
     }
     cr_assert_gt(n, 40);
+    cr_log_info("%d calls\n", (int)n - 1);
 }
 
 Test(every_call, of_a_save_and_a_prune_is_the_last)

@@ -2,6 +2,7 @@
  * order, an end. What was acknowledged is there afterwards, and the next daemon goes on. */
 
 #include <criterion/criterion.h>
+#include <criterion/logging.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -175,6 +176,7 @@ Test(every_call, to_the_system_fails_once)
     while ((ending = meet(CALLS_SYSTEM, CALLS_FAIL_ONCE, ++n)) != UNHARMED)
         cr_assert_eq(ending, DONE, "call %d", (int)n);
     cr_assert_gt(n, 50);
+    cr_log_info("%d calls\n", (int)n - 1);
 }
 
 Test(every_call, to_the_system_fails_and_all_that_follow)
@@ -184,6 +186,7 @@ Test(every_call, to_the_system_fails_and_all_that_follow)
     while ((ending = meet(CALLS_SYSTEM, CALLS_FAIL_ON, ++n)) != UNHARMED)
         cr_assert_eq(ending, DONE, "call %d", (int)n);
     cr_assert_gt(n, 50);
+    cr_log_info("%d calls\n", (int)n - 1);
 }
 
 Test(every_call, to_the_system_is_the_last)
@@ -193,6 +196,7 @@ Test(every_call, to_the_system_is_the_last)
     while ((ending = meet(CALLS_SYSTEM, CALLS_KILL, ++n)) != UNHARMED)
         cr_assert_eq(ending, KILLED, "call %d", (int)n);
     cr_assert_gt(n, 50);
+    cr_log_info("%d calls\n", (int)n - 1);
 }
 
 /* Where a decision needs memory and there is none the daemon ends by itself (daemon/memory.h); what SQLite lacks is an error. */
@@ -203,6 +207,7 @@ Test(every_call, for_memory_fails_once)
     while ((ending = meet(CALLS_MEMORY, CALLS_FAIL_ONCE, ++n)) != UNHARMED)
         cr_assert(ending == DONE || ending == ABORTED, "call %d", (int)n);
     cr_assert_gt(n, 100);
+    cr_log_info("%d calls\n", (int)n - 1);
 }
 
 static void fail_openings(enum calls_kind kinds, enum calls_fault how, uint64_t stride)
@@ -215,6 +220,7 @@ static void fail_openings(enum calls_kind kinds, enum calls_fault how, uint64_t 
     uint64_t n = 1;
     while (meet_opening(kinds, how, n) != UNHARMED) n += stride;
     cr_assert_gt(n, 20);
+    cr_log_info("%d calls\n", (int)n - 1);
     expect_next_daemon();
 }
 
