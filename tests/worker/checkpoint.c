@@ -393,6 +393,15 @@ Test(checkpoint, a_full_disk_leaves_the_older_ones)
     cr_assert_eq(newest(), 20);
 }
 
+Test(checkpoint, a_directory_that_was_deleted_is_made_again)
+{
+    cr_assert_eq(save(10), ST_OK);
+    nftw(directory, entry_remove, 8, FTW_DEPTH | FTW_PHYS);
+    cr_assert_eq(newest(), 0);
+    cr_assert_eq(save(20), ST_OK, "%s", fault.text);
+    cr_assert_eq(newest(), 20);
+}
+
 Test(checkpoint, a_path_that_cannot_be_made)
 {
     char file[128];
