@@ -76,6 +76,7 @@ struct options {
     R(rows_per_s, "/s", "rows stored and acknowledged")                    \
     R(report_p50_ms, "ms", "until a report is acknowledged, median")       \
     R(report_p99_ms, "ms", "the same, 99 of 100")                          \
+    R(row_cpu_us, "us", "time of a core that the daemon spends on a row")  \
     R(arriving_per_s, "/s", "rows that arrive while the daemon is asked")  \
     R(list_p50_ms, "ms", "list of all runs meanwhile, median")             \
     R(list_p99_ms, "ms", "the same, 99 of 100")                            \
@@ -264,6 +265,21 @@ static double daemon_memory(const struct bench *bench)
     return (double)pages * (double)sysconf(_SC_PAGESIZE) / (1 << 20);
 }
 
+/* Seconds of a core that it has used. */
+static double daemon_cpu(const struct bench *bench)
+{
+    char path[64];
+    unsigned long user = 0, system = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)bench->pid);
+    FILE *file = fopen(path, "r");
+    if (!file) return 0;
+    if (fscanf(file, "%*d (performerd) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
+               &system) != 2)
+        user = system = 0;
+    fclose(file);
+    return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+}
+
 static void daemon_run(const struct bench *bench, int ready)
 {
     char ranks[16], log[PATH_MAX + 32];
@@ -430,6 +446,7 @@ static enum status measure_rows(struct bench *bench, struct fault *fault)
     struct results *results = &bench->results;
     struct latencies latencies = {0};
     struct ranks ranks;
+    const double begin_cpu = daemon_cpu(bench);
     results->memory_begin_mib = daemon_memory(bench);
     enum status status = ranks_start(bench, 0, &ranks, fault), stopped;
     if (status == ST_OK) sleep_until(ranks.begin_ms + 5e2 * (double)bench->options.seconds);
@@ -437,6 +454,8 @@ static enum status measure_rows(struct bench *bench, struct fault *fault)
     if (status == ST_OK) sleep_until(ranks.begin_ms + 1e3 * (double)bench->options.seconds);
     stopped = ranks_stop(&ranks, &results->rows_per_s, &latencies, status == ST_OK ? fault : NULL);
     results->memory_rows_mib = daemon_memory(bench);
+    results->row_cpu_us =
+        1e9 * (daemon_cpu(bench) - begin_cpu) / (results->rows_per_s * ranks.took_ms);
     results->report_p50_ms = latencies_at(&latencies, 0.5);
     results->report_p99_ms = latencies_at(&latencies, 0.99);
     free(latencies.ms);
