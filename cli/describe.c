@@ -53,6 +53,19 @@ static void print_origin(const Performer__RunDetail *detail)
         printf("%-10s %s\n", i == 0 ? "after" : "", detail->after[i]);
 }
 
+static void print_budgets(const Performer__RunDetail *detail)
+{
+    for (size_t i = 0; i < detail->n_budgets; i++) {
+        const Performer__BudgetInfo *budget = detail->budgets[i];
+        printf("%s%s %u", i == 0 ? "restarts   " : ", ", budget->name, budget->spent);
+        if (!budget->unlimited) printf(" of %u", budget->attempts);
+    }
+    if (detail->n_budgets > 0) putchar('\n');
+    if (detail->back_off_ms > 0)
+        printf("back-off   %s until the next attempt may begin\n",
+               duration_text((int64_t)detail->back_off_ms).text);
+}
+
 /* ---- attempts ---- */
 
 static void print_last_lines(const Performer__AttemptInfo *attempt, const struct terminal *terminal)
@@ -178,6 +191,7 @@ static void print_detail(const Performer__RunDetail *detail)
     terminal_probe(STDOUT_FILENO, &terminal);
     print_run(detail->summary, &terminal);
     print_origin(detail);
+    print_budgets(detail);
     if (detail->n_attempts > 0) heading(&terminal, "Attempts");
     for (size_t i = 0; i < detail->n_attempts; i++) print_attempt(detail->attempts[i], &terminal);
     if (detail->n_ranks > 0) {

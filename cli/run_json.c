@@ -155,6 +155,14 @@ json_t *metric_row_json(const Performer__MetricRow *row)
                      "time_ms", integer(row->time_ms));
 }
 
+static json_t *budget_json(const Performer__BudgetInfo *budget)
+{
+    return json_pack("{s:o,s:o,s:o}",                 //
+                     "name", text(budget->name),      //
+                     "spent", integer(budget->spent), //
+                     "attempts", budget->unlimited ? json_null() : json_integer(budget->attempts));
+}
+
 /* The list `field` of the detail under `key`. */
 #define SET_LIST(key, field, one)                               \
     do {                                                        \
@@ -179,6 +187,8 @@ json_t *run_detail_json(const Performer__RunDetail *detail)
     SET_LIST("checkpoints", checkpoints, checkpoint_json);
     json_object_set_new(document, "priority", json_integer(detail->priority));
     SET_LIST("after", after, text);
+    SET_LIST("budgets", budgets, budget_json);
+    json_object_set_new(document, "back_off_ms", integer_or_null(detail->back_off_ms));
     json_object_set_new(document, "forked_from",
                         detail->forked_from[0] ? text(detail->forked_from) : json_null());
     json_object_set_new(document, "forked_step", integer_or_null(detail->forked_step));

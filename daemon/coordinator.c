@@ -201,7 +201,7 @@ static bool restart_due(const struct scene *scene)
 static bool admit_next(const struct scene *scene)
 {
     struct scene known = *scene;
-    known.run = queue_next(scene->coordinator);
+    known.run = queue_next(scene->coordinator, scene->event->now_ms);
     if (!known.run) return false;
     plan_attempt(&known);
     return true;
@@ -237,11 +237,12 @@ void decide_tick(const struct scene *scene)
 void coordinator_reason(const struct coordinator *coordinator, const struct run *run,
                         uint64_t now_ms, char *text, size_t size)
 {
-    if (run->state == RUN_RESTARTING && run->due_ms > now_ms)
+    const bool waits = run->state == RUN_QUEUED || run->state == RUN_RESTARTING;
+    if (waits && run->due_ms > now_ms)
         snprintf(text, size, "%s; attempt %" PRIu32 " begins in %" PRIu64 " s", run->reason,
                  run->attempt.number + 1, (run->due_ms - now_ms + 999) / 1000);
-    else if (run->state == RUN_QUEUED || run->state == RUN_RESTARTING)
-        queue_reason(coordinator, run, text, size);
+    else if (waits)
+        queue_reason(coordinator, run, now_ms, text, size);
     else if (run->state == RUN_STARTING && run->waits[0] != '\0')
         snprintf(text, size, "attempt %" PRIu32 ", %s", run->attempt.number, run->waits);
     else

@@ -20,8 +20,10 @@ void coordinator_fini(struct coordinator *coordinator)
     coordinator_init(coordinator, coordinator->ranks_max);
 }
 
+/* A requeue ends it. */
 static uint64_t back_off_ms(const struct run *run)
 {
+    if (run->attempt.number <= run->requeued_attempt) return 0;
     bool spared = run->attempt.cause == CAUSE_LAUNCH_FAILED && !run->attempt.counted;
     if (spared) return BACK_OFF_MS_MAX; /* there is no limit to how often */
     if (!run->attempt.counted) return 0;
@@ -90,7 +92,6 @@ static void apply_run_moved(struct coordinator *coordinator, struct run *run,
     run->heard_ms = now_ms;
     run->waits[0] = '\0';
     if (moved->to == RUN_STARTING && run->started_ms == 0) run->started_ms = record->time_ms;
-    if (moved->to == RUN_RESTARTING) run->due_ms = now_ms + back_off_ms(run);
     run->ended_ms = run_state_is_final(moved->to) ? record->time_ms : 0;
     if (moved->to != RUN_SUCCEEDED) return;
     free(run->draws); /* nothing will be compared with them any more */
@@ -108,10 +109,11 @@ static void apply_stop_requested(struct coordinator *coordinator, struct run *ru
 static void apply_requeued(struct coordinator *coordinator, struct run *run,
                            const struct record *record, uint64_t now_ms)
 {
-    (void)coordinator, (void)now_ms;
+    (void)coordinator;
     memset(run->spent, 0, sizeof run->spent);
     run->fruitless = run->stillborn = 0;
     run->requeued_attempt = run->attempt.number;
+    run->due_ms = now_ms;
     text_copy(run->requeue_key, sizeof run->requeue_key, record->requeued.key);
 }
 
@@ -171,7 +173,7 @@ static void apply_attempt_waits(struct coordinator *coordinator, struct run *run
 static void apply_attempt_ended(struct coordinator *coordinator, struct run *run,
                                 const struct record *record, uint64_t now_ms)
 {
-    (void)coordinator, (void)now_ms;
+    (void)coordinator;
     assert(run_attempt_lives(run) && record->attempt == run->attempt.number);
     run->attempt.ended = true;
     run->attempt.cause = record->attempt_ended.cause;
@@ -180,6 +182,7 @@ static void apply_attempt_ended(struct coordinator *coordinator, struct run *run
     run->stillborn = record->attempt_ended.stillborn;
     run->stillborn_step = record->attempt_ended.stillborn_step;
     if (run->attempt.counted) run->spent[attempt_cause_budget(run->attempt.cause)]++;
+    run->due_ms = now_ms + back_off_ms(run);
 }
 
 static void apply_rendezvous(struct coordinator *coordinator, struct run *run,

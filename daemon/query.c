@@ -226,6 +226,26 @@ static void add_orders(const struct run *run, Performer__RunDetail *detail)
     }
 }
 
+/* A job that does not go back has no budget of divergences. */
+static void add_budgets(const struct query_view *view, const struct run *run,
+                        Performer__RunDetail *detail)
+{
+    for (int budget = BUDGET_NONE + 1; budget < BUDGET_COUNT; budget++) {
+        if (budget == BUDGET_DIVERGENCE && !run->facts.goes_back) continue;
+        const uint32_t attempts = run_restarts_max(run, budget);
+        Performer__BudgetInfo *info = memory_zeroed(1, sizeof *info);
+        performer__budget_info__init(info);
+        info->name = message_text(restart_budget_name(budget));
+        info->spent = run->spent[budget];
+        info->unlimited = attempts == RESTARTS_UNLIMITED;
+        info->attempts = info->unlimited ? 0 : attempts;
+        message_append(&detail->budgets, &detail->n_budgets, info);
+    }
+    const bool waits =
+        run->state == RUN_QUEUED || run->state == RUN_RESTARTING || run->state == RUN_PAUSED;
+    if (waits && run->due_ms > view->now_ms) detail->back_off_ms = run->due_ms - view->now_ms;
+}
+
 static void add_origin(const struct query_view *view, const struct run *run,
                        Performer__RunDetail *detail)
 {
@@ -270,6 +290,7 @@ static Performer__Response *answer_describe(const struct query_view *view, const
     add_ranks(view, run, detail);
     add_orders(run, detail);
     add_origin(view, run, detail);
+    add_budgets(view, run, detail);
     if (!run_state_is_final(run->state)) {
         detail->next_redraw_step = run_next_multiple(run, run->facts.redraw_every);
         detail->next_checkpoint_step = run_next_multiple(run, run->facts.checkpoint_every);

@@ -26,10 +26,11 @@ const struct run *queue_awaits(const struct coordinator *coordinator, const stru
     return NULL;
 }
 
-static bool stands_in_line(const struct coordinator *coordinator, const struct run *run)
+static bool stands_in_line(const struct coordinator *coordinator, const struct run *run,
+                           uint64_t now_ms)
 {
-    return run->state == RUN_QUEUED && run_ranks_here(&run->facts) <= coordinator->ranks_max &&
-           !queue_awaits(coordinator, run);
+    return run->state == RUN_QUEUED && run->due_ms <= now_ms &&
+           run_ranks_here(&run->facts) <= coordinator->ranks_max && !queue_awaits(coordinator, run);
 }
 
 /* One that takes no ranks here goes before all: its place in Slurm's queue is none of ours. */
@@ -39,28 +40,28 @@ static bool goes_before(const struct run *run, const struct run *first)
     return run_ranks_here(&run->facts) == 0 || run->facts.priority > first->facts.priority;
 }
 
-static const struct run *first_in_line(const struct coordinator *coordinator)
+static const struct run *first_in_line(const struct coordinator *coordinator, uint64_t now_ms)
 {
     const struct run *first = NULL;
     for (size_t i = 0; i < coordinator->run_count; i++) {
         const struct run *run = coordinator->runs[i];
         if (first && !goes_before(run, first)) continue;
-        if (stands_in_line(coordinator, run)) first = run;
+        if (stands_in_line(coordinator, run, now_ms)) first = run;
     }
     return first;
 }
 
-const struct run *queue_next(const struct coordinator *coordinator)
+const struct run *queue_next(const struct coordinator *coordinator, uint64_t now_ms)
 {
-    const struct run *first = first_in_line(coordinator);
+    const struct run *first = first_in_line(coordinator, now_ms);
     return first && run_ranks_here(&first->facts) <= ranks_for_queue(coordinator) ? first : NULL;
 }
 
-void queue_reason(const struct coordinator *coordinator, const struct run *run, char *text,
-                  size_t size)
+void queue_reason(const struct coordinator *coordinator, const struct run *run, uint64_t now_ms,
+                  char *text, size_t size)
 {
     const struct run *awaited = queue_awaits(coordinator, run);
-    const struct run *first = first_in_line(coordinator);
+    const struct run *first = first_in_line(coordinator, now_ms);
     if (awaited)
         snprintf(text, size, "after %s, which is %s", awaited->id, run_state_name(awaited->state));
     else if (run_ranks_here(&run->facts) > coordinator->ranks_max)

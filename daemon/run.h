@@ -187,7 +187,7 @@ struct run {
     size_t latest_count;
     /* live */
     uint64_t heard_ms;      /* monotonic: when it was last heard of or looked after */
-    uint64_t due_ms;        /* monotonic: RESTARTING, when the next attempt begins */
+    uint64_t due_ms;        /* monotonic: the next attempt begins no earlier */
     char waits[WAITS_SIZE]; /* STARTING: where its attempt waits, and why; "": it does not */
 };
 

@@ -104,6 +104,12 @@ LIFE(the_daemon_dies_and_adopts, UNTIL_RUNNING, {"restart", "RUNNING", ST_OK},
      {"end FINISHED", "SUCCEEDED", ST_OK})
 LIFE(the_daemon_dies_and_it_ends_meanwhile, UNTIL_RUNNING, {"restart", "RUNNING", ST_OK},
      {"end FINISHED", "SUCCEEDED", ST_OK})
+LIFE(a_back_off_outlives_a_pause, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
+     {"pause", "PAUSED", ST_OK}, {"resume", "QUEUED", ST_OK}, {"wait 999", "QUEUED", ST_OK},
+     {"restart", "QUEUED", ST_OK}, {"wait 999", "QUEUED", ST_OK}, AGAIN_AFTER("1"))
+LIFE(a_requeue_ends_a_back_off, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
+     {"pause", "PAUSED", ST_OK}, {"requeue", "QUEUED", ST_OK}, {"restart", "QUEUED", ST_OK},
+     {"tick", "STARTING", ST_OK})
 LIFE(backs_off_anew_after_a_restart, UNTIL_RUNNING, {"end CRASH", "RESTARTING", ST_OK},
      {"restart", "RESTARTING", ST_OK}, {"wait 999", "RESTARTING", ST_OK}, AGAIN_AFTER("1"))
 
@@ -164,7 +170,7 @@ LIFE(pause_before_a_launch_that_never_was, {"tick", "STARTING", ST_OK},
 LIFE(pause_and_the_last_step_is_done, UNTIL_RUNNING, {"pause", "STOPPING", ST_OK},
      {"end FINISHED", "SUCCEEDED", ST_OK})
 LIFE(pause_and_a_rank_dies, UNTIL_RUNNING, {"pause", "STOPPING", ST_OK},
-     {"end CRASH", "PAUSED", ST_OK}, {"resume", "QUEUED", ST_OK}, UNTIL_RUNNING,
+     {"end CRASH", "PAUSED", ST_OK}, {"resume", "QUEUED", ST_OK}, AGAIN_AFTER("1000"),
      {"pause", "STOPPING", ST_OK}, {"end DIVERGED", "FAILED", ST_OK})
 LIFE(pausing_may_turn_into_an_end, UNTIL_RUNNING, {"pause", "STOPPING", ST_OK},
      {"cancel", "STOPPING", ST_OK}, {"pause", "STOPPING", ST_REFUSED},
@@ -492,6 +498,26 @@ Test(requeue, of_what_could_never_begin_is_refused)
     for (int i = 0; i < 3; i++) stage_act(&stage, "tick");
     cr_assert_eq(state_of(&stage, 1), RUN_STARTING);
     cr_assert_eq(state_of(&stage, 2), RUN_QUEUED);
+    stage_fini(&stage);
+}
+
+/* It stands aside: who comes behind it in the line begins first. */
+Test(pause, one_that_backs_off_holds_nobody_up)
+{
+    struct stage stage;
+    stage_init(&stage, 2, ":memory:");
+    stage_submit(&stage, 2, 3, NULL);
+    stage_act(&stage, "tick");
+    stage_act(&stage, "end CRASH");
+    stage_act(&stage, "pause");
+    stage_act(&stage, "resume");
+    stage_submit(&stage, 2, 3, NULL);
+    char text[200];
+    reason_of(&stage, 1, text, sizeof text);
+    cr_assert_str_eq(text, "resumed; attempt 2 begins in 1 s");
+    stage_act(&stage, "tick");
+    cr_assert_eq(state_of(&stage, 1), RUN_QUEUED);
+    cr_assert_eq(state_of(&stage, 2), RUN_STARTING);
     stage_fini(&stage);
 }
 

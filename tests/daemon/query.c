@@ -214,6 +214,12 @@ Test(query, a_description)
     cr_assert_str_eq(detail->ranks[0]->phase, "backward");
     cr_assert_eq(detail->next_redraw_step, 7);
     cr_assert_eq(detail->next_checkpoint_step, 10);
+    cr_assert_eq(detail->n_budgets, 4, "it does not go back");
+    cr_assert_str_eq(detail->budgets[0]->name, "crash");
+    cr_assert_eq(detail->budgets[0]->spent, 0);
+    cr_assert_eq(detail->budgets[0]->attempts, 3);
+    cr_assert(detail->budgets[2]->unlimited);
+    cr_assert_eq(detail->back_off_ms, 0);
 
     end_run();
     detail = describe("r1");

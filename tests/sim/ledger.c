@@ -140,7 +140,6 @@ static void see_state(uint64_t number, enum run_state to)
         world_violation("r%" PRIu64 " is over, and nobody requeued it", number);
     if ((to == RUN_PAUSED || to == RUN_QUEUED) && run->attempt > 0 && !run->ended)
         world_violation("r%" PRIu64 " is %s, and its attempt lives", number, run_state_name(to));
-    if (to == RUN_QUEUED) run->due_ms = 0; /* the queue knows no back-off */
     run->state = to;
 }
 
@@ -153,6 +152,7 @@ static void see_requeued(uint64_t number, uint32_t attempt, const char *key)
     run->requeued_attempt = attempt;
     memset(run->spent, 0, sizeof run->spent);
     run->fruitless = 0;
+    run->due_ms = 0;
     text_copy(run->requeue_key, sizeof run->requeue_key, key);
 }
 
@@ -193,7 +193,7 @@ static void see_turn(uint64_t number)
         const struct run_entry *waits = &ledger.runs[other];
         if (waits->attempt > 0 && !waits->ended) ranks += ranks_here(waits);
         if (run->state != RUN_QUEUED || !waits->there || waits->state != RUN_QUEUED) continue;
-        if (comes_first(number, other) && may_begin(waits))
+        if (comes_first(number, other) && may_begin(waits) && waits->due_ms <= world.now_ms)
             world_violation("r%" PRIu64 " begins, and it was the turn of r%" PRIu64, number, other);
     }
     if (!may_begin(run))
@@ -325,7 +325,8 @@ static void see_ended(uint64_t number, const struct record *record)
     enum attempt_cause cause = record->attempt_ended.cause;
     bool counts =
         end_counts(run, &record->attempt_ended) && record->attempt > run->requeued_attempt;
-    bool spared = !counts && cause == CAUSE_LAUNCH_FAILED;
+    bool spared =
+        !counts && cause == CAUSE_LAUNCH_FAILED && record->attempt > run->requeued_attempt;
     if (counts) {
         run->spent[budget_of(cause)]++;
         run->fruitless = run->progressed || cause == CAUSE_DIVERGED ? 0 : run->fruitless + 1;
@@ -744,6 +745,17 @@ static void check_orders(const struct coordinator *coordinator)
     }
 }
 
+/* A daemon that starts does not know how long ago an attempt ended: its back-off begins anew. */
+static void lengthen_back_offs(const struct coordinator *coordinator)
+{
+    for (size_t i = 0; i < coordinator->run_count; i++) {
+        const struct run *run = coordinator->runs[i];
+        const uint64_t due_ms = run->due_ms + world.boot_ms;
+        struct run_entry *entry = run_entry(run->number);
+        if (due_ms > entry->due_ms) entry->due_ms = due_ms;
+    }
+}
+
 static void check_store(const struct coordinator *coordinator, struct store *store)
 {
     for (uint64_t number = 1; number <= RUNS_MAX; number++) {
@@ -766,6 +778,7 @@ void ledger_restarted(const struct coordinator *coordinator, struct store *store
     }
     forget_before();
     ledger.commit_unsure = false;
+    lengthen_back_offs(coordinator);
     check_store(coordinator, store);
 }
 
