@@ -66,6 +66,18 @@ static void print_budgets(const Performer__RunDetail *detail)
                duration_text((int64_t)detail->back_off_ms).text);
 }
 
+static void print_stop(const Performer__RunDetail *detail)
+{
+    if (detail->stop_ms > 0)
+        printf("stop       about %s with a checkpoint, %s are given%s\n",
+               span_text((double)detail->stop_ms).text, span_text((double)detail->grace_ms).text,
+               detail->stop_ms > detail->grace_ms ? ": it does NOT fit" : "");
+    if (detail->drill)
+        printf("drill      attempt %u saved after %s and ended after %s\n", detail->drill->attempt,
+               span_text((double)detail->drill->save_ms).text,
+               span_text((double)detail->drill->exit_ms).text);
+}
+
 /* ---- attempts ---- */
 
 static void print_last_lines(const Performer__AttemptInfo *attempt, const struct terminal *terminal)
@@ -192,6 +204,7 @@ static void print_detail(const Performer__RunDetail *detail)
     print_run(detail->summary, &terminal);
     print_origin(detail);
     print_budgets(detail);
+    print_stop(detail);
     if (detail->n_attempts > 0) heading(&terminal, "Attempts");
     for (size_t i = 0; i < detail->n_attempts; i++) print_attempt(detail->attempts[i], &terminal);
     if (detail->n_ranks > 0) {

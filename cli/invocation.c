@@ -34,14 +34,6 @@ const struct verb verbs[] = {
 };
 const size_t verb_count = sizeof verbs / sizeof verbs[0];
 
-static const char *const verbs_later[] = {
-#define LATER_ROW(name) #name,
-    VERBS_LATER(LATER_ROW)
-#undef LATER_ROW
-};
-
-enum { VERBS_LATER_COUNT = sizeof verbs_later / sizeof verbs_later[0] };
-
 const struct verb *verb_find(const char *name)
 {
     for (size_t i = 0; i < verb_count; i++)
@@ -79,9 +71,6 @@ static enum status refuse_verb(const char *name, struct fault *fault)
 {
     const char *names[sizeof verbs / sizeof verbs[0]];
 
-    for (size_t i = 0; i < VERBS_LATER_COUNT; i++)
-        if (strcmp(verbs_later[i], name) == 0)
-            return fault_set(fault, ST_UNSUPPORTED, "`%s` is not built yet", name);
     for (size_t i = 0; i < verb_count; i++) names[i] = verbs[i].name;
     const char *near = nearest_word(name, names, verb_count);
     if (near) return fault_set(fault, ST_INVALID, "no verb `%s`; did you mean `%s`?", name, near);

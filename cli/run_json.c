@@ -163,6 +163,15 @@ static json_t *budget_json(const Performer__BudgetInfo *budget)
                      "attempts", budget->unlimited ? json_null() : json_integer(budget->attempts));
 }
 
+static json_t *drill_json(const Performer__Drill *drill)
+{
+    return json_pack("{s:o,s:o,s:o,s:o}",                //
+                     "attempt", integer(drill->attempt), //
+                     "step", integer(drill->step),       //
+                     "save_ms", integer(drill->save_ms), //
+                     "exit_ms", integer(drill->exit_ms));
+}
+
 /* The list `field` of the detail under `key`. */
 #define SET_LIST(key, field, one)                               \
     do {                                                        \
@@ -188,6 +197,9 @@ json_t *run_detail_json(const Performer__RunDetail *detail)
     json_object_set_new(document, "priority", json_integer(detail->priority));
     SET_LIST("after", after, text);
     SET_LIST("budgets", budgets, budget_json);
+    json_object_set_new(document, "stop_ms", integer_or_null(detail->stop_ms));
+    json_object_set_new(document, "grace_ms", integer_or_null(detail->grace_ms));
+    json_object_set_new(document, "drill", detail->drill ? drill_json(detail->drill) : json_null());
     json_object_set_new(document, "back_off_ms", integer_or_null(detail->back_off_ms));
     json_object_set_new(document, "forked_from",
                         detail->forked_from[0] ? text(detail->forked_from) : json_null());

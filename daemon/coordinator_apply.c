@@ -20,7 +20,7 @@ void coordinator_fini(struct coordinator *coordinator)
     coordinator_init(coordinator, coordinator->ranks_max);
 }
 
-/* A requeue ends it. */
+/* A requeue ends it, and spares the attempt that lived then. */
 static uint64_t back_off_ms(const struct run *run)
 {
     if (run->attempt.number <= run->requeued_attempt) return 0;
@@ -104,6 +104,13 @@ static void apply_stop_requested(struct coordinator *coordinator, struct run *ru
 {
     (void)coordinator, (void)now_ms;
     run->stop = record->stop_requested.stop;
+}
+
+static void apply_drilled(struct coordinator *coordinator, struct run *run,
+                          const struct record *record, uint64_t now_ms)
+{
+    (void)coordinator, (void)now_ms;
+    run->drill = record->drilled.drill;
 }
 
 static void apply_requeued(struct coordinator *coordinator, struct run *run,
@@ -378,6 +385,7 @@ static void apply_checkpoint_saved(struct coordinator *coordinator, struct run *
     uint64_t step = record->checkpoint_saved.step;
     forget_aside(run, step);
     run->save_ms = run_save_ms(record->checkpoint_saved.seconds);
+    run->saved_ms = record->time_ms;
     if (step <= run->saved_step) return;
     run->saved_step = step;
     if (run->attempt.number > 0) run->attempt.progressed = true;

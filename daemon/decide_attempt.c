@@ -167,7 +167,7 @@ static enum run_state state_after(const struct run *run, const struct record_att
     if (cause != CAUSE_PAUSED && !run_restarts_after(run, cause)) return RUN_FAILED;
     if (ended->counted && spent_all(run, attempt_cause_budget(cause))) return RUN_FAILED;
     if (ended->counted && comes_no_further(ended)) return RUN_FAILED;
-    if (run->stop == STOP_NONE) return RUN_RESTARTING;
+    if (run->stop == STOP_NONE || run->stop == STOP_DRILL) return RUN_RESTARTING;
     return run->stop == STOP_PAUSE ? RUN_PAUSED : RUN_QUEUED;
 }
 
@@ -251,6 +251,37 @@ static void go_back(const struct scene *scene, const struct evidence *evidence)
                evidence->step, rewind.step, rewind.draw);
 }
 
+/* Clocks of hosts differ, and are set. */
+static uint64_t passed_ms(uint64_t from_ms, uint64_t to_ms)
+{
+    return to_ms > from_ms ? to_ms - from_ms : 0;
+}
+
+/* A stop that came to its end as it was asked: how long that took, against what a preemption or a time limit gives. */
+static void tell_drill(const struct scene *scene, const struct evidence *evidence)
+{
+    const struct run *run = scene->run;
+    uint64_t asked_ms = 0;
+    for (size_t i = 0; i < run->order_count; i++)
+        if (run->orders[i].kind == PERFORMER__ORDER__KIND__STOP)
+            asked_ms = run->orders[i].requested_ms;
+    const uint64_t ended_ms = evidence->ended_ms > 0 ? evidence->ended_ms : scene->time_ms;
+    const struct drill drill = {.attempt = run->attempt.number,
+                                .step = evidence->step,
+                                .save_ms = passed_ms(asked_ms, run->saved_ms),
+                                .exit_ms = passed_ms(asked_ms, ended_ms)};
+    const double grace_s = (double)run_grace_ms(run) / 1e3;
+    scene_record(scene, RECORD_DRILLED)->drilled.drill = drill;
+    scene_note(scene, NOTE_DRILLED, drill.step,
+               "saved step %" PRIu64
+               " %.1f s after it was asked, and ended after %.1f s, of %.0f s "
+               "that it is given",
+               drill.step, (double)drill.save_ms / 1e3, (double)drill.exit_ms / 1e3, grace_s);
+    if (drill.exit_ms > run_grace_ms(run))
+        scene_note(scene, NOTE_STOP_TOO_SLOW, drill.step, STOP_TOO_SLOW_WORDS,
+                   (double)drill.exit_ms / 1e3, grace_s);
+}
+
 /* `counts`: an end by a cause that restarts takes from its budget. */
 static void end_attempt(const struct scene *scene, const struct evidence *evidence, bool counts)
 {
@@ -273,7 +304,8 @@ static void end_attempt(const struct scene *scene, const struct evidence *eviden
                "attempt %" PRIu32 ", %s: %s", run->attempt.number, attempt_cause_name(cause), text);
     if (aside && !run_state_is_final(next)) set_aside(scene, ended.stillborn_step);
     if (back && !run_state_is_final(next)) go_back(scene, clean);
-    if (next == RUN_PAUSED || next == RUN_QUEUED)
+    if (run->stop == STOP_DRILL && cause == CAUSE_PAUSED) tell_drill(scene, clean);
+    if (run->stop != STOP_NONE && !run_state_is_final(next))
         scene_record(scene, RECORD_STOP_REQUESTED)->stop_requested.stop = STOP_NONE;
     scene_move(scene, next, end_words(scene, next, &ended, text));
 }

@@ -169,6 +169,18 @@ static void hear_order_applied(const struct scene *scene, const Performer__Repor
     }
 }
 
+/* Once, when it comes to be so. */
+static void tell_slow_stop(const struct scene *scene, uint64_t step, uint64_t save_ms)
+{
+    const struct run *run = scene->run;
+    struct run then = *run;
+    then.save_ms = save_ms;
+    const bool was_slow = run_stop_ms(run) > run_grace_ms(run);
+    if (was_slow || run_stop_ms(&then) <= run_grace_ms(&then)) return;
+    scene_note(scene, NOTE_STOP_TOO_SLOW, step, STOP_TOO_SLOW_WORDS,
+               (double)run_stop_ms(&then) / 1e3, (double)run_grace_ms(&then) / 1e3);
+}
+
 static void hear_checkpoint_saved(const struct scene *scene, const Performer__Notice *told)
 {
     const Performer__CheckpointSaved *saved = told->checkpoint_saved;
@@ -180,6 +192,7 @@ static void hear_checkpoint_saved(const struct scene *scene, const Performer__No
                                          .seconds = saved->seconds,
                                          .best = saved->best,
                                          .valid_loss = saved->valid_loss};
+    tell_slow_stop(scene, told->step, run_save_ms(saved->seconds));
     scene_note(scene, NOTE_CHECKPOINT_SAVED, told->step, "%" PRIu64 " bytes in %.2f s: %s",
                saved->bytes, saved->seconds, path);
 }

@@ -296,6 +296,19 @@ static void decide_requeue(const struct scene *scene)
     scene_move(scene, RUN_QUEUED, "requeued, with a whole budget of restarts");
 }
 
+/* ---- drill ---- */
+
+/* The stop that all ranks agree on, as before a preemption; no signal, so that a daemon that dies meanwhile loses nothing. */
+static void decide_drill(const struct scene *scene)
+{
+    const struct run *run = scene->run;
+    if (run->state != RUN_RUNNING)
+        scene_answer(scene, ST_REFUSED, "%s is %s: a drill needs ranks that train", run->id,
+                     run_state_name(run->state));
+    else if (!cannot_stop_and_go_on(scene, "drill"))
+        stop_attempt(scene, STOP_DRILL, "goes on in another attempt at once, for this is a drill");
+}
+
 /* ---- orders ---- */
 
 /* Orders that need a training run: it must have begun, and not be ending. */
@@ -366,6 +379,9 @@ void decide_act(const struct scene *scene)
         return;
     case PERFORMER__ACTION__ACTION_REQUEUE:
         decide_requeue(&known);
+        return;
+    case PERFORMER__ACTION__ACTION_DRILL:
+        decide_drill(&known);
         return;
     case PERFORMER__ACTION__ACTION_CHECKPOINT:
         decide_order(&known, PERFORMER__ORDER__KIND__CHECKPOINT);

@@ -62,7 +62,7 @@ struct notice {
 struct findings {
     uint32_t ranks, ends, ends_ok;
     bool stopped;
-    uint64_t step;
+    uint64_t step, ended_ms;
     bool failed; /* `first` is the earliest end that is not ok */
     struct rank_end first;
     struct launcher_exit exit;
@@ -248,6 +248,7 @@ static void collect(const char *directory, uint32_t ranks, struct findings *find
         if (!read_end(directory, rank, &end)) continue;
         findings->ends++;
         if (end.step > findings->step) findings->step = end.step;
+        if (end.time_ms > (int64_t)findings->ended_ms) findings->ended_ms = (uint64_t)end.time_ms;
         if (end.status == ST_OK) {
             findings->ends_ok++;
             findings->stopped |= end.stopped;
@@ -413,6 +414,7 @@ void evidence_read(const char *directory, uint32_t ranks, int suspect, struct ev
     evidence->first_rank = -1;
     evidence->exit_code = findings.exit.exit_code;
     evidence->step = findings.step;
+    evidence->ended_ms = findings.ended_ms;
     judge(&findings, evidence);
     make_printable(evidence->text);
     if (suspect >= 0 || (evidence->cause != CAUSE_FINISHED && evidence->cause != CAUSE_CANCELLED))

@@ -19,13 +19,14 @@ enum { LAST_LINES_BYTES_MAX = 4096 };
 
 struct evidence {
     enum attempt_cause cause;
-    bool stopped;   /* all ranks stopped as they were told to, after a checkpoint */
-    char text[400]; /* words for a person */
-    int first_rank; /* the first that failed; -1: not known, or none did */
-    char host[256]; /* of that rank; may be empty */
-    int signal;     /* that ended it, or the launcher; 0: none */
-    int exit_code;  /* of the launcher; -1: not known */
-    uint64_t step;  /* the last that a rank had finished, as far as is known */
+    bool stopped;      /* all ranks stopped as they were told to, after a checkpoint */
+    char text[400];    /* words for a person */
+    int first_rank;    /* the first that failed; -1: not known, or none did */
+    char host[256];    /* of that rank; may be empty */
+    int signal;        /* that ended it, or the launcher; 0: none */
+    int exit_code;     /* of the launcher; -1: not known */
+    uint64_t step;     /* the last that a rank had finished, as far as is known */
+    uint64_t ended_ms; /* since 1970: when the last rank that left word had ended; 0: none did */
     bool
         goes_back; /* it has diverged, and the job says that it goes back: to the checkpoint of `rewind_step` */
     uint64_t rewind_step, draw; /* number of the features in use until then */

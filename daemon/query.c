@@ -246,6 +246,20 @@ static void add_budgets(const struct query_view *view, const struct run *run,
     if (waits && run->due_ms > view->now_ms) detail->back_off_ms = run->due_ms - view->now_ms;
 }
 
+static void add_drill(const struct run *run, Performer__RunDetail *detail)
+{
+    detail->stop_ms = run_stop_ms(run);
+    detail->grace_ms = run_grace_ms(run);
+    if (run->drill.attempt == 0) return;
+    Performer__Drill *drill = memory_zeroed(1, sizeof *drill);
+    performer__drill__init(drill);
+    drill->attempt = run->drill.attempt;
+    drill->step = run->drill.step;
+    drill->save_ms = run->drill.save_ms;
+    drill->exit_ms = run->drill.exit_ms;
+    detail->drill = drill;
+}
+
 static void add_origin(const struct query_view *view, const struct run *run,
                        Performer__RunDetail *detail)
 {
@@ -291,6 +305,7 @@ static Performer__Response *answer_describe(const struct query_view *view, const
     add_orders(run, detail);
     add_origin(view, run, detail);
     add_budgets(view, run, detail);
+    add_drill(run, detail);
     if (!run_state_is_final(run->state)) {
         detail->next_redraw_step = run_next_multiple(run, run->facts.redraw_every);
         detail->next_checkpoint_step = run_next_multiple(run, run->facts.checkpoint_every);

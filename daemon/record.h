@@ -59,6 +59,10 @@ struct record_requeued {
     const char *key; /* "": none */
 };
 
+struct record_drilled {
+    struct drill drill;
+};
+
 struct record_attempt_planned {
     const char *nonce;
     const char *token; /* of its reports */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "daemon/memory.h"
+#include "daemon/stall.h"
 
 enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, struct fault *fault)
 {
@@ -29,6 +30,8 @@ enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, st
         .priority = spec->queue.priority,
         .features = features,
         .validates = jobspec_validates(spec),
+        .grace_ms =
+            spec->resources.launcher == LAUNCHER_SLURM ? (uint64_t)spec->slurm.grace * 1000 : 0,
         .goes_back = spec->train.on_divergence == DIVERGENCE_BACK,
         .launcher = spec->resources.launcher,
     };
@@ -116,11 +119,26 @@ uint64_t run_next_multiple(const struct run *run, uint64_t every)
     return next <= run->facts.steps ? next : 0;
 }
 
-enum { SAVE_S_MAX = 24 * 3600 };
+enum { SAVE_S_MAX = 24 * 3600, STEP_MS_MAX = SAVE_S_MAX * 1000 };
 
 uint64_t run_save_ms(double seconds)
 {
     return seconds > 0 && seconds < SAVE_S_MAX ? (uint64_t)(1e3 * seconds) : 0;
+}
+
+uint64_t run_stop_ms(const struct run *run)
+{
+    if (run->save_ms == 0) return 0;
+    double step_ms = 0;
+    for (uint32_t r = 0; run->attempt.ranks && r < run->facts.ranks; r++)
+        if (run->attempt.ranks[r].step_ms > step_ms) step_ms = run->attempt.ranks[r].step_ms;
+    const uint64_t stop_ms = run->save_ms + (step_ms < STEP_MS_MAX ? (uint64_t)step_ms : 0);
+    return stop_ms > run->drill.exit_ms ? stop_ms : run->drill.exit_ms;
+}
+
+uint64_t run_grace_ms(const struct run *run)
+{
+    return run->facts.grace_ms > 0 ? run->facts.grace_ms : stall_grace_ms(run);
 }
 
 bool run_restarts_after(const struct run *run, enum attempt_cause cause)

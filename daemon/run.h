@@ -51,15 +51,17 @@ struct run_facts {
     bool features;             /* its attention has features that can be redrawn */
     bool validates;            /* it has validation data */
     bool goes_back;            /* where it diverges, to draw other features */
+    uint64_t
+        grace_ms; /* between the notice of an attempt's end and that end; 0: as long as a rank that stood still has */
     enum launcher launcher;
 };
 
 /* ST_INVALID: a value that no run can have (a name that is too long, no ranks, ...). */
 enum status run_facts_of(const struct jobspec *spec, struct run_facts *facts, struct fault *fault);
 
-/* What a person wants of an attempt's end: that the run is over, waits to be resumed, or queues again. The numbers lie in
+/* What a person wants of an attempt's end: that the run is over, waits to be resumed, queues again, or goes on. The numbers lie in
  * the database. */
-enum stop { STOP_NONE, STOP_CANCEL, STOP_KILL, STOP_PAUSE, STOP_REQUEUE };
+enum stop { STOP_NONE, STOP_CANCEL, STOP_KILL, STOP_PAUSE, STOP_REQUEUE, STOP_DRILL };
 
 /* The texts are seen by people and lie in the database. */
 #define ORDER_STATES(S)         \
@@ -100,6 +102,14 @@ struct draw {
 struct rewind {
     uint64_t number; /* from 1 */
     uint64_t step, draw;
+};
+
+/* A stop as before a preemption, rehearsed: what passed between the request and ... */
+struct drill {
+    uint32_t attempt; /* that was stopped; 0: there was none */
+    uint64_t step;    /* of the checkpoint */
+    uint64_t save_ms; /* until that was durable */
+    uint64_t exit_ms; /* until the last rank had ended */
 };
 
 struct rank {
@@ -170,6 +180,8 @@ struct run {
     uint32_t stillborn; /* of those, the last ones that resumed at stillborn_step and did no step */
     uint64_t stillborn_step;
     uint64_t save_ms;              /* how long the newest checkpoint took */
+    uint64_t saved_ms;             /* since 1970: when it was there */
+    struct drill drill;            /* the newest */
     uint64_t saved_step;           /* of the furthest checkpoint there ever was */
     uint64_t aside[RUN_ASIDE_MAX]; /* (aside_count) steps of checkpoints that attempts pass over */
     size_t aside_count;
@@ -206,6 +218,12 @@ uint64_t run_next_multiple(const struct run *run, uint64_t every);
 
 /* Milliseconds of a save as a rank has told them in seconds; 0 where that is no time that a save takes. */
 uint64_t run_save_ms(double seconds);
+
+/* What a stop with a checkpoint takes: a step and a save, or the newest drill where that took longer. 0: not known. */
+uint64_t run_stop_ms(const struct run *run);
+
+/* What it is given. */
+uint64_t run_grace_ms(const struct run *run);
 
 /* Whether another attempt may follow: after a divergence, where the job goes back to draw other features. */
 bool run_restarts_after(const struct run *run, enum attempt_cause cause);

@@ -99,7 +99,7 @@ void scene_move(const struct scene *scene, enum run_state to, const char *reason
     };
     scene_note(scene, note_of_state(to), run_step_now(scene->run), "%s", reason);
     if (run_state_is_final(to)) drop_orders(scene, false);
-    if (to == RUN_PAUSED || to == RUN_QUEUED) drop_orders(scene, true);
+    if (to == RUN_PAUSED || to == RUN_QUEUED || to == RUN_RESTARTING) drop_orders(scene, true);
 }
 
 struct effect *scene_effect(const struct scene *scene, enum effect_kind kind)

@@ -18,6 +18,11 @@ struct scene {
 
 enum { TEXT_BYTES_MAX = 400 };
 
+/* Of NOTE_STOP_TOO_SLOW, with both in seconds. */
+#define STOP_TOO_SLOW_WORDS                                                                      \
+    "to save and stop takes %.1f s, and %.0f s are given before the ranks are killed: what was " \
+    "done since the last checkpoint would be lost"
+
 /* A record about the run and its newest attempt. The slot is valid until the next record. */
 struct record *scene_record(const struct scene *scene, enum record_kind kind);
 

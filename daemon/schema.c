@@ -205,6 +205,13 @@ static const char thirteenth[] = "ALTER TABLE runs ADD COLUMN goes_back INTEGER 
                                  "  PRIMARY KEY (run, number)"
                                  ") STRICT, WITHOUT ROWID;";
 
-const char *const schema_migrations[] = {first,    second,  third,      fourth, fifth,
-                                         sixth,    seventh, eighth,     ninth,  tenth,
-                                         eleventh, twelfth, thirteenth, NULL};
+static const char fourteenth[] =
+    "ALTER TABLE runs ADD COLUMN grace_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN drill_attempt INTEGER NOT NULL DEFAULT 0;" /* 0: there was none */
+    "ALTER TABLE runs ADD COLUMN drill_step INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN drill_save_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE runs ADD COLUMN drill_exit_ms INTEGER NOT NULL DEFAULT 0;";
+
+const char *const schema_migrations[] = {first,    second,  third,      fourth,     fifth,
+                                         sixth,    seventh, eighth,     ninth,      tenth,
+                                         eleventh, twelfth, thirteenth, fourteenth, NULL};

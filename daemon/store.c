@@ -19,8 +19,9 @@
       "INSERT INTO runs (number, key, name, ranks, steps, restart_max, redraw_every,"              \
       " checkpoint_every, features, state, reason, stop, step, submitted_ms,"                      \
       " started_ms, ended_ms, redraw_threshold, validates, priority, stall_ms,"                    \
-      " launcher, user, forked_from, forked_step, goes_back) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,"  \
-      " ?8, ?9, ?10, '', 0, 0, ?11, 0, 0, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)")           \
+      " launcher, user, forked_from, forked_step, goes_back, grace_ms) VALUES (?1, ?2, ?3,"        \
+      " ?4, ?5, ?6, ?7, ?8, ?9, ?10, '', 0, 0, ?11, 0, 0, ?12, ?13, ?14, ?15, ?16, ?17, ?18,"      \
+      " ?19, ?20, ?21)")                                                                           \
     Q(INSERT_AWAITED, "INSERT INTO awaited VALUES (?1, ?2)")                                       \
     Q(INSERT_JOB, "INSERT INTO jobs VALUES (?1, ?2, ?3)")                                          \
     Q(MOVE_RUN, "UPDATE runs SET state = ?2, reason = ?3,"                                         \
@@ -29,6 +30,8 @@
     Q(STOP_RUN, "UPDATE runs SET stop = ?2 WHERE number = ?1")                                     \
     Q(REQUEUE_RUN, "UPDATE runs SET fruitless = 0, stillborn = 0, requeue_key = ?2,"               \
                    " requeued_attempt = ?3 WHERE number = ?1")                                     \
+    Q(DRILL_RUN, "UPDATE runs SET drill_attempt = ?2, drill_step = ?3, drill_save_ms = ?4,"        \
+                 " drill_exit_ms = ?5 WHERE number = ?1")                                          \
     Q(INSERT_ATTEMPT,                                                                              \
       "INSERT INTO attempts (run, number, nonce, planned_ms, token) VALUES (?1, ?2, ?3, ?4, ?5)")  \
     Q(LAUNCH_ATTEMPT,                                                                              \
@@ -93,7 +96,9 @@
       " max((SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number),"             \
       " (SELECT coalesce(max(step), 0) FROM rewinds WHERE run = runs.number)),"                    \
       " stall_ms, launcher, (SELECT seconds FROM checkpoints WHERE run = runs.number"              \
-      " ORDER BY saved_ms DESC LIMIT 1), user, forked_from, forked_step, goes_back FROM runs"      \
+      " ORDER BY saved_ms DESC LIMIT 1), user, forked_from, forked_step, goes_back, grace_ms,"     \
+      " drill_attempt, drill_step, drill_save_ms, drill_exit_ms,"                                  \
+      " (SELECT coalesce(max(saved_ms), 0) FROM checkpoints WHERE run = runs.number) FROM runs"    \
       " ORDER BY number")                                                                          \
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
@@ -561,7 +566,7 @@ static enum status store_run_submitted(struct store *store, const struct record 
         text(run_state_name(RUN_QUEUED)), count(record->time_ms), real(facts->redraw_threshold),
         integer(facts->validates), integer(facts->priority), count(facts->stall_ms),
         text(launcher_text(facts->launcher)), text(submitted->user), count(submitted->forked_from),
-        count(submitted->forked_step), integer(facts->goes_back));
+        count(submitted->forked_step), integer(facts->goes_back), count(facts->grace_ms));
     for (size_t i = 0; status == ST_OK && i < submitted->after_count; i++)
         status = execute(store, SQL_INSERT_AWAITED, fault, count(record->run),
                          count(submitted->after[i]));
@@ -586,6 +591,14 @@ static enum status store_stop_requested(struct store *store, const struct record
 {
     return execute_one(store, SQL_STOP_RUN, fault, count(record->run),
                        integer(record->stop_requested.stop));
+}
+
+static enum status store_drilled(struct store *store, const struct record *record,
+                                 struct fault *fault)
+{
+    const struct drill *drill = &record->drilled.drill;
+    return execute_one(store, SQL_DRILL_RUN, fault, count(record->run), count(drill->attempt),
+                       count(drill->step), count(drill->save_ms), count(drill->exit_ms));
 }
 
 static enum status store_requeued(struct store *store, const struct record *record,
@@ -905,11 +918,17 @@ static enum status read_run(sqlite3_stmt *row, struct run *run, struct fault *fa
     run->forked_from = column_count(row, 29);
     run->forked_step = column_count(row, 30);
     run->facts.goes_back = sqlite3_column_int(row, 31) != 0;
+    run->facts.grace_ms = column_count(row, 32);
+    run->drill = (struct drill){.attempt = column_u32(row, 33),
+                                .step = column_count(row, 34),
+                                .save_ms = column_count(row, 35),
+                                .exit_ms = column_count(row, 36)};
+    run->saved_ms = column_count(row, 37);
     if (!launcher_from_text(column_text(row, 26), &run->facts.launcher))
         return bad_row(run, "its launcher is none", fault);
     if (!run_state_from_name(column_text(row, 9), &run->state))
         return bad_row(run, "its state is none", fault);
-    if (run->stop > STOP_REQUEUE) return bad_row(run, "its stop is none", fault);
+    if (run->stop > STOP_DRILL) return bad_row(run, "its stop is none", fault);
     return ST_OK;
 }
 

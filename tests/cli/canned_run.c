@@ -163,6 +163,14 @@ void canned_run_init(struct canned_run *run, const char *state, uint64_t step)
     run->summary.started_ms = CANNED_SUBMITTED_MS + 1000;
     run->summary.ended_ms = final ? CANNED_SUBMITTED_MS + 193000 : 0;
     run->detail.summary = &run->summary;
+    performer__drill__init(&run->drill);
+    run->drill.attempt = 2;
+    run->drill.step = 600;
+    run->drill.save_ms = 1700;
+    run->drill.exit_ms = 31000;
+    run->detail.drill = &run->drill;
+    run->detail.stop_ms = 31000;
+    run->detail.grace_ms = 30000;
     run->detail.config =
         "[job]\nname = \"trembl-favor\"\n[data]\nformat = \"text\"\ntrain = \"/etc/hostname\"\n"
         "length = 16\n[model]\nlayers = 1\nheads = 1\nwidth = 8\nmlp = 8\n";

@@ -23,6 +23,7 @@ struct canned_run {
     Performer__OrderInfo *order;
     Performer__CheckpointInfo checkpoint_items[3];
     Performer__CheckpointInfo *checkpoints[3];
+    Performer__Drill drill;
     Performer__RunDetail detail;
 };
 

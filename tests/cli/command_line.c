@@ -122,16 +122,6 @@ Test(command_line, mistakes_are_named)
     must_fail("status r1 --watch=fast", ST_INVALID, "takes seconds");
 }
 
-Test(command_line, verbs_of_the_contract_that_are_not_built_are_refused_by_name)
-{
-    const char *names[] = {"drill"};
-
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        cr_assert_null(verb_find(names[i]));
-        must_fail(names[i], ST_UNSUPPORTED, "is not built yet");
-    }
-}
-
 Test(command_line, a_failed_parse_leaves_the_output_alone)
 {
     struct invocation invocation = {.argument = "untouched"};

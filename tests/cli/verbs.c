@@ -308,7 +308,7 @@ Test(verbs, no_daemon_is_said_in_words)
 Test(verbs, usage_is_exit_code_2)
 {
     static const char *const lines[] = {
-        "",          "frobnicate",      "drill r1",    "list --all --frob", "status --watch",
+        "",          "frobnicate",      "drill",       "list --all --frob", "status --watch",
         "help frob", "completion tcsh", "logs r1 -n0", "logs r1 --rank x"};
     static struct ran ran;
 

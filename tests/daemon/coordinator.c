@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/stall.h"
 #include "tests/daemon/stage.h"
 
 /* ---- lives, line by line ---- */
@@ -446,6 +447,21 @@ Test(after, counts_a_run_once)
     stage_fini(&stage);
 }
 
+static void save_in(struct stage *stage, uint64_t step, double seconds)
+{
+    Performer__CheckpointSaved saved = PERFORMER__CHECKPOINT_SAVED__INIT;
+    Performer__Notice notice = PERFORMER__NOTICE__INIT, *notices[] = {&notice};
+    Performer__Report report = stage_next_report(stage, 0);
+    saved.path = (char *)"checkpoints/somewhere";
+    saved.seconds = seconds;
+    notice.step = step;
+    notice.what_case = PERFORMER__NOTICE__WHAT_CHECKPOINT_SAVED;
+    notice.checkpoint_saved = &saved;
+    report.n_notices = 1;
+    report.notices = notices;
+    stage_report(stage, &report);
+}
+
 static const struct answer *requeue(struct stage *stage, const char *key)
 {
     struct event event = {.kind = EVENT_ACT};
@@ -502,6 +518,93 @@ Test(requeue, of_what_could_never_begin_is_refused)
 }
 
 /* It stands aside: who comes behind it in the line begins first. */
+/* It costs nothing, keeps its ranks, and goes on at once. */
+Test(drill, rehearses_a_stop_and_goes_on)
+{
+    struct stage stage;
+    stage_init(&stage, 2, ":memory:");
+    stage_submit(&stage, 2, 3, NULL);
+    cr_assert_eq(stage_act(&stage, "drill")->status, ST_REFUSED);
+    stage_act(&stage, "tick");
+    stage_act(&stage, "launched");
+    stage_act(&stage, "report");
+    stage_submit_queued(&stage, 2, 9, NULL);
+    const uint64_t stop = stage_act(&stage, "drill")->order;
+    cr_assert_gt(stop, 0);
+    cr_assert_eq(stage_run(&stage)->state, RUN_STOPPING);
+    cr_assert_eq(stage_act(&stage, "drill")->status, ST_REFUSED, "one at a time");
+    stage.wall_ms += 1500;
+    stage_act(&stage, "saves 17");
+    stage.wall_ms += 500;
+    stage_act(&stage, "restart");
+    stage_act(&stage, "end CANCELLED");
+    cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING);
+    cr_assert(stage_noted(&stage, NOTE_DRILLED));
+    cr_assert_not(stage_noted(&stage, NOTE_STOP_TOO_SLOW));
+    cr_assert_eq(run_order(stage_run(&stage), stop)->state, ORDER_DROPPED);
+    stage_act(&stage, "restart");
+    const struct drill *drill = &stage_run(&stage)->drill;
+    cr_assert_eq(drill->attempt, 1);
+    cr_assert_eq(drill->save_ms, 1500);
+    cr_assert_eq(drill->exit_ms, 2000);
+    for (int budget = 0; budget < BUDGET_COUNT; budget++)
+        cr_assert_eq(stage_run(&stage)->spent[budget], 0);
+    stage_act(&stage, "tick");
+    cr_assert_eq(stage_run(&stage)->state, RUN_STARTING, "before one of higher priority");
+    stage_fini(&stage);
+}
+
+Test(drill, tells_where_the_stop_took_too_long)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    stage_act(&stage, "report");
+    stage_act(&stage, "drill");
+    stage_act(&stage, "saves 17");
+    stage.wall_ms += 10001;
+    stage_act(&stage, "end CANCELLED");
+    cr_assert(stage_noted(&stage, NOTE_STOP_TOO_SLOW));
+    cr_assert_eq(run_stop_ms(stage_run(&stage)), 0, "no save has told its time");
+    stage_fini(&stage);
+}
+
+Test(drill, that_comes_to_nothing)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    stage_act(&stage, "report");
+    stage_act(&stage, "drill");
+    stage_act(&stage, "end CRASH");
+    cr_assert_eq(stage_run(&stage)->state, RUN_RESTARTING, "as without it");
+    cr_assert_eq(stage_run(&stage)->spent[BUDGET_CRASH], 1);
+    cr_assert_eq(stage_run(&stage)->drill.attempt, 0);
+    stage_act(&stage, "wait 1000");
+    stage_act(&stage, "report");
+    stage_act(&stage, "drill");
+    stage_act(&stage, "cancel"); /* meanwhile */
+    stage_act(&stage, "end CANCELLED");
+    cr_assert_eq(stage_run(&stage)->state, RUN_CANCELLED);
+    cr_assert_eq(stage_run(&stage)->drill.attempt, 0);
+    stage_fini(&stage);
+}
+
+/* A save that takes longer than Slurm gives is told of when it comes to be so. */
+Test(grace, that_is_too_short_is_told_once)
+{
+    struct stage stage;
+    begin(&stage, ":memory:");
+    static const double seconds[] = {4, 6, 7, 4, 11};
+    for (int i = 0; i < 5; i++) {
+        stage.coordinator.runs[0]->facts.grace_ms = 5000;
+        save_in(&stage, 10 * (uint64_t)(i + 1), seconds[i]);
+        cr_assert_eq(stage_noted(&stage, NOTE_STOP_TOO_SLOW), i == 1 || i == 4, "save %d", i);
+    }
+    cr_assert_eq(run_stop_ms(stage_run(&stage)), 11000);
+    stage.coordinator.runs[0]->facts.grace_ms = 0;
+    cr_assert_eq(run_grace_ms(stage_run(&stage)), STALL_GRACE_SAVES * UINT64_C(11000));
+    stage_fini(&stage);
+}
+
 Test(pause, one_that_backs_off_holds_nobody_up)
 {
     struct stage stage;

@@ -79,6 +79,9 @@ static const char *runs_differ(const struct run *a, const struct run *b)
     DIFFER(a->after_count != b->after_count, "number of runs that it comes after");
     for (size_t i = 0; i < a->after_count; i++) DIFFER(a->after[i] != b->after[i], "order of runs");
     DIFFER(a->facts.validates != b->facts.validates, "validation");
+    DIFFER(a->facts.grace_ms != b->facts.grace_ms, "grace");
+    DIFFER(a->drill.attempt != b->drill.attempt || a->drill.step != b->drill.step, "drill");
+    DIFFER(a->drill.save_ms != b->drill.save_ms || a->drill.exit_ms != b->drill.exit_ms, "drill");
     DIFFER(a->facts.goes_back != b->facts.goes_back, "way back");
     DIFFER(a->facts.stall_ms != b->facts.stall_ms, "stall");
     DIFFER(a->facts.launcher != b->facts.launcher, "launcher");

@@ -256,6 +256,7 @@ static const struct {
     {"pause", PERFORMER__ACTION__ACTION_PAUSE},
     {"resume", PERFORMER__ACTION__ACTION_RESUME},
     {"requeue", PERFORMER__ACTION__ACTION_REQUEUE},
+    {"drill", PERFORMER__ACTION__ACTION_DRILL},
     {"redraw", PERFORMER__ACTION__ACTION_REDRAW},
     {"evaluate", PERFORMER__ACTION__ACTION_EVALUATE},
 };

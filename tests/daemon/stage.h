@@ -44,7 +44,7 @@ Performer__Report stage_next_report(struct stage *stage, uint32_t rank);
  * One thing that happens to the run, in words: "submit", "tick", "wait MS" (and tick), "launched",
  * "launch_failed", "report", "resumes STEP", "saves STEP" (a rank tells of it), "end CAUSE", "diverges STEP" (with features number 7), "adopted", "unlaunched",
  * "restart", "waits" (in a queue), "begins" (waits no more), or what a person wants:
- * "cancel", "kill", "pause", "resume", "requeue", "checkpoint", "redraw", "evaluate".
+ * "cancel", "kill", "pause", "resume", "requeue", "drill", "checkpoint", "redraw", "evaluate".
  */
 const struct answer *stage_act(struct stage *stage, const char *act);
 

@@ -78,11 +78,15 @@ daemon_start --max-ranks 2
 [ "$(field "$run" .state)" = PAUSED ] || fail "paused, and after a restart $(field "$run" .state)"
 ctl resume "$run"
 reach_step "$run" $((step + 3))
+ctl drill "$run" --json --timeout 60 >"$work/drill" || fail "drill: $(cat "$work/drill")"
+jq -e '.attempt == 2 and .save_ms > 0 and .save_ms <= .exit_ms and .fits == (.exit_ms <= .grace_ms)' \
+    "$work/drill" >/dev/null || fail "drill: $(cat "$work/drill")"
+[ "$(field "$run" '.budgets | map(.spent) | add')" -eq 0 ] || fail "a drill used a budget: $(ctl describe "$run")"
 ctl resume "$run" | grep >/dev/null 'or runs' || fail "resume of what runs"
 ctl requeue "$run"
 ctl wait "$run" --timeout 120 || fail "requeued: $(field "$run" .state), $(reason "$run")"
-[ "$(field "$run" '.attempts | length')" -eq 3 ] || fail "$(field "$run" '.attempts | length') attempts"
-[ "$(weights "$run" 120)" = "$expected" ] || fail "paused, resumed, requeued: other weights"
+[ "$(field "$run" '.attempts | length')" -eq 4 ] || fail "$(field "$run" '.attempts | length') attempts"
+[ "$(weights "$run" 120)" = "$expected" ] || fail "paused, resumed, drilled, requeued: other weights"
 refused 7 SUCCEEDED requeue "$run"
 refused 7 SUCCEEDED pause "$run"
 

@@ -8,7 +8,7 @@ enum { STATES = RUN_CANCELLED + 1, CAUSES = CAUSE_DIVERGED + 1 };
 static const char *const allowed[STATES] = {
     /*                QSRTEPUOFC */
     [RUN_QUEUED] = "-x---x---x",    [RUN_STARTING] = "--xxx-xxxx",   [RUN_RUNNING] = "---xx-xxxx",
-    [RUN_STOPPING] = "x----x-xxx",  [RUN_RESTARTING] = "xx---x---x", [RUN_PAUSED] = "x--------x",
+    [RUN_STOPPING] = "x---xx-xxx",  [RUN_RESTARTING] = "xx---x---x", [RUN_PAUSED] = "x--------x",
     [RUN_UNKNOWN] = "-xxxx--xxx",   [RUN_SUCCEEDED] = "----------",  [RUN_FAILED] = "x---------",
     [RUN_CANCELLED] = "x---------",
 };

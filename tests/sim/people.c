@@ -134,6 +134,7 @@ void people_strike_act(void)
         PERFORMER__ACTION__ACTION_KILL,     PERFORMER__ACTION__ACTION_PAUSE,
         PERFORMER__ACTION__ACTION_PAUSE,    PERFORMER__ACTION__ACTION_RESUME,
         PERFORMER__ACTION__ACTION_RESUME,   PERFORMER__ACTION__ACTION_REQUEUE,
+        PERFORMER__ACTION__ACTION_DRILL,
     };
     if (ledger_run_count() == 0) return;
     uint64_t run = chance_below(&world.chance, 20) == 0 ? ledger_run_count() + 1 : ledger_any_run();
