@@ -673,7 +673,6 @@ static void tell_orders(struct gang *gang, const struct edge *edge, bool redraws
 
 static void tell_redrawn_by_all(struct gang *gang, uint64_t order)
 {
-    ledger_drawn(gang->run, gang->state->draw);
     for (uint32_t r = 0; r < gang->rank_count; r++)
         tell_redrawn(&gang->ranks[r], gang->state->step, order);
 }

@@ -38,7 +38,7 @@ struct run_entry {
     bool loops;                    /* the last end was of the run's own doing */
     uint64_t resumed[2];           /* where the last two that trained began; UINT64_MAX: nowhere */
     uint64_t rewinds, rewind_step; /* how many there were, and where the newest went back to */
-    uint64_t draw;                 /* the highest that ranks have used */
+    uint64_t draw;                 /* the highest that was told */
     uint64_t aside;     /* step of a checkpoint that no attempt may begin from, 0: none */
     uint32_t attempt;   /* planned last, 0: none */
     bool ended;         /* that one */
@@ -263,6 +263,12 @@ static bool goes_back(const struct run_entry *run)
     return job_of(run)->train.on_divergence == DIVERGENCE_BACK;
 }
 
+static void see_drawn(uint64_t number, uint64_t draw)
+{
+    struct run_entry *run = run_entry(number);
+    if (draw > run->draw) run->draw = draw;
+}
+
 static void see_rewound(uint64_t number, const struct rewind *rewind)
 {
     struct run_entry *run = run_entry(number);
@@ -276,6 +282,7 @@ static void see_rewound(uint64_t number, const struct rewind *rewind)
     if (rewind->step != (step > run->forked_step ? step : run->forked_step))
         world_violation("r%" PRIu64 " goes back to step %" PRIu64 " after step %" PRIu64, number,
                         rewind->step, evidence->step);
+    see_drawn(number, evidence->draw);
     if (rewind->draw <= run->draw)
         world_violation("r%" PRIu64 " goes back to features that it has used", number);
     run->rewinds++;
@@ -369,6 +376,9 @@ static void see_record(const struct record *record)
         break;
     case RECORD_ATTEMPT_ENDED:
         see_ended(record->run, record);
+        break;
+    case RECORD_REDRAWN:
+        see_drawn(record->run, record->redrawn.draw);
         break;
     case RECORD_REWOUND:
         see_rewound(record->run, &record->rewound.rewind);
@@ -635,12 +645,6 @@ void ledger_trains(uint64_t number, uint32_t attempt, const struct checkpoint_st
     run->resumed[1] = run->resumed[0];
     run->resumed[0] = step;
     if (attempt == run->attempt) run->trains_ms = world.now_ms;
-}
-
-void ledger_drawn(uint64_t number, uint64_t draw)
-{
-    struct run_entry *run = run_entry(number);
-    if (draw > run->draw) run->draw = draw;
 }
 
 void ledger_saved(uint64_t run, uint32_t attempt)

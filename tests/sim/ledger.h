@@ -23,8 +23,8 @@
  *      one of the highest priority, then the earliest; and never do attempts hold more ranks than there are here. Jobs for
  *      Slurm hold none, and go first
  *  12. a fork has the checkpoint that it begins from, whatever becomes of the run that this was of
- *  13. a run goes back at most three times, each time to a step of its rule before it diverged and to features that it has
- *      never used; weights that have not met the newest are of it up to that step alone
+ *  13. a run goes back at most three times, each time to a step of its rule before it diverged and to features that nobody
+ *      has told of before; weights that have not met the newest are of it up to that step alone
  *
  * besides what coordinator_check says after every decision.
  */
@@ -53,8 +53,6 @@ void ledger_restarted(const struct coordinator *coordinator, struct store *store
 void ledger_launched(uint64_t run, uint32_t attempt, const char *nonce);
 /* From that state on. */
 void ledger_trains(uint64_t run, uint32_t attempt, const struct checkpoint_state *state);
-/* Features number `draw` are in use. */
-void ledger_drawn(uint64_t run, uint64_t draw);
 void ledger_saved(uint64_t run, uint32_t attempt);
 /* It was asked to end since that rank stands still; in truth it moves, or does not. */
 void ledger_rescued(uint64_t run, uint32_t attempt, uint32_t rank, bool moves);
