@@ -63,10 +63,10 @@ same() {
     note "$1: $sum"
 }
 
-# other NAME [--set ...]: the run succeeded with other weights
+# other: the run succeeded with other weights
 other() {
-    local name=$1
-    submit "$@" --set resources.ranks=2
+    local name
+    name=$(field "$run" .name)
     ctl wait "$run" --timeout 120 || fail "$name: $(field "$run" .state)"
     [ "$(weights "$run" 100)" != "$expected" ] || fail "$name: the same weights, so this test proves nothing"
     note "$name: other bits, as it must be"
@@ -155,9 +155,12 @@ daemon_start
 same "a rank and the daemon killed"
 second_attempt "a rank and the daemon killed"
 
-other other-seed --set job.seed=8
-other no-dropout --set model.dropout=0.0
-other no-redraw --set 'redraw.policy="never"'
+others=()
+for set in job.seed=8 model.dropout=0.0 'redraw.policy="never"'; do
+    submit "other-${set%%=*}" --set resources.ranks=2 --set "$set"
+    others+=("$run")
+done
+for run in "${others[@]}"; do other; done
 
 daemon_stop
 note "passed"

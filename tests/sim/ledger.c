@@ -451,7 +451,7 @@ static void note_committed(const struct record *records, size_t count)
 /* What is applied was committed next, all of it, in the same order. */
 static void check_committed(const struct record *records, size_t count)
 {
-    if (!any_durable(records, count) && ledger.committed_count == 0) return;
+    if (count == 0 || (!any_durable(records, count) && ledger.committed_count == 0)) return;
     const struct record *next = ledger.committed + ledger.applied_count;
     if (ledger.applied_count + count <= ledger.committed_count &&
         memcmp(next, records, count * sizeof *records) == 0)
