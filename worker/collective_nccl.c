@@ -153,12 +153,15 @@ static void records_free(struct nccl *nccl)
     nccl->record_bytes = 0;
 }
 
-/* A few sizes are met in a run, the first time each. */
+/* A few sizes are met in a run, the first time each. To free memory waits inside CUDA for sums that are under way, as those of
+ * the first step are: so they are waited for here. */
 static enum status records_reserve(struct nccl *nccl, size_t bytes, struct fault *fault)
 {
     const size_t all = (1 + (size_t)nccl->base.ranks) * bytes;
     void *host = NULL, *device = NULL;
     if (bytes <= nccl->record_bytes) return ST_OK;
+    const enum status status = finish(&nccl->base, fault);
+    if (status != ST_OK) return status;
     records_free(nccl);
     cudaError_t error = cudaMallocHost(&host, all);
     if (error == cudaSuccess) error = cudaMalloc(&device, all);
