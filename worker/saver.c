@@ -202,7 +202,10 @@ void saver_start(struct saver *saver, const struct checkpoint_state *state, doub
     copy_tensors(tensors->optimizer, tensors->optimizer_count, place);
     saver->state = *state;
     saver->best_step_before = state->best_step;
+    /* What a save that failed was to remove is still there. */
+    const Performer__Rewind *left = saver->status == ST_OK ? NULL : saver->marks.rewound;
     saver->marks = *marks;
+    if (left) saver->marks.rewound = left;
     saver->valid_loss = valid_loss;
     saver->best = valid_loss < state->best_valid_loss ||
                   (!isnan(valid_loss) && isnan(state->best_valid_loss));

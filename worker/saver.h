@@ -34,10 +34,11 @@ enum status saver_open(const struct saver_setup *setup, struct saver **saver, st
 /* Of the copy. */
 uint64_t saver_bytes(const struct saver *saver);
 
-/* What a rewind means to the older checkpoints. */
+/* What a rewind means to the older checkpoints. Those behind `rewound` go, but the new one; where the save fails, with the next
+ * that is good. */
 struct save_marks {
     uint64_t rewind_step; /* of one that stays, for the run may go back to it; 0: none */
-    const Performer__Rewind *rewound; /* those behind it go, but the new one; NULL: none do */
+    const Performer__Rewind *rewound; /* NULL: none go */
 };
 
 /*

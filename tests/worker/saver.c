@@ -159,3 +159,33 @@ Test(saver, the_copy_is_as_large_as_the_tensors)
 {
     cr_expect_eq(saver_bytes(saver), sizeof weights + sizeof moments);
 }
+
+static bool is_there(uint64_t step)
+{
+    struct checkpoint *found;
+    if (checkpoint_open(directory, step, &found, &fault) != ST_OK) return false;
+    checkpoint_close(found);
+    return true;
+}
+
+Test(saver, what_the_run_has_gone_back_from_goes_with_the_first_good_save)
+{
+    Performer__Rewind rewind;
+    performer__rewind__init(&rewind);
+    rewind.step = 10;
+    write_nonce("mine");
+    for (uint64_t step = 10; step <= 40; step += 10) save(step, NAN);
+    cr_assert(is_there(30) && is_there(40));
+
+    write_nonce("another's");
+    state.step = 15;
+    saver_start(saver, &state, NAN, &(struct save_marks){10, &rewind});
+    cr_assert_eq(saver_finish(saver, true, &state, &fault), ST_FENCED);
+    cr_expect(is_there(30) && is_there(40));
+
+    write_nonce("mine");
+    cr_assert_eq(save(20, NAN), ST_OK, "%s", fault.text);
+    cr_expect(is_there(20));
+    cr_expect_not(is_there(30));
+    cr_expect_not(is_there(40));
+}
