@@ -10,6 +10,8 @@
 #include "worker/notices.h"
 #include "worker/training.h"
 
+enum saver_phase { SAVER_IDLE, SAVER_UNDER_WAY, SAVER_ENDED };
+
 struct saver {
     struct saver_setup setup;
     struct tensor_entry *entries; /* the model's and the optimizer's; their data is in `copy` */
@@ -28,7 +30,7 @@ struct saver {
     pthread_t thread;
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t moved;
-    enum { SAVER_IDLE, SAVER_UNDER_WAY, SAVER_ENDED } phase;
+    enum saver_phase phase;
     bool closing;
 };
 
@@ -92,7 +94,7 @@ static bool save_awaited(struct saver *saver)
     return awaited;
 }
 
-static void saver_move(struct saver *saver, int phase)
+static void saver_move(struct saver *saver, enum saver_phase phase)
 {
     pthread_mutex_lock(&saver->lock);
     saver->phase = phase;
