@@ -398,8 +398,6 @@ static enum status write_job(const struct bench *bench, const struct contender_k
 static enum status way_open(struct bench *bench, int index, enum way way, struct fault *fault)
 {
     struct way_of *w = &bench->contender[index].way[way];
-    enum status status = write_job(bench, &kinds[index], way, &w->spec, fault);
-    if (status != ST_OK) return status;
     if (way != WAY_JOB && collective_single(&w->alone) != ST_OK)
         return fault_set(fault, ST_NO_MEMORY, "no memory to begin");
 
@@ -413,13 +411,17 @@ static enum status way_open(struct bench *bench, int index, enum way way, struct
     return training_open(&setup, &w->training, fault);
 }
 
+/* Ranks write the jobs of all ways, also of those that they have no part in: so all find the same mistakes, and end alike. */
 static enum status contender_open(struct bench *bench, int index, struct fault *fault)
 {
     struct contender *c = &bench->contender[index];
     enum status status = ST_OK;
-    for (int way = 0; way < WAYS && status == ST_OK; way++)
-        if (way_exists(bench, (enum way)way) && takes_part(bench, (enum way)way))
-            status = way_open(bench, index, (enum way)way, fault);
+    for (int i = 0; i < WAYS && status == ST_OK; i++) {
+        const enum way way = (enum way)i;
+        if (!way_exists(bench, way)) continue;
+        status = write_job(bench, &kinds[index], way, &c->way[way].spec, fault);
+        if (status == ST_OK && takes_part(bench, way)) status = way_open(bench, index, way, fault);
+    }
     if (status == ST_OK) cost_of(&c->way[WAY_JOB].spec, &c->cost);
     return status;
 }
