@@ -19,7 +19,7 @@ const struct gpu *gpu_current(void)
 
 /* ---- what failed ---- */
 
-static const char *operation; /* that was begun last */
+static const char *operation = "gpu_open"; /* what was begun last */
 static char failure[200];
 
 static void operation_begin(const char *name)
