@@ -2,17 +2,13 @@
 
 #include <math.h>
 
+#include "kernels/cuda/tiling.h"
+
 /* NVIDIA's figures for H100 SXM5 with 80 GB: bytes/s, FLOP/s without sparsity. */
 static const double BANDWIDTH = 3.35e12, PEAK_FP32 = 67e12, PEAK_BF16 = 989e12;
 
-enum {
-    CHUNK_ROWS = 64,             /* positions of a block */
-    FEATURES_AT_ONCE = 32,       /* favor */
-    SLICE_POSITIONS_LEAST = 512, /* linformer */
-    SLICES_MOST = 64,
-    TILE_UNIT = 16,
-    FLOAT_BYTES = 4
-};
+/* Chunks are taken to be as long as they can be, which heads of 64 let them. */
+enum { CHUNK_ROWS = CHUNK_ROWS_MOST, FLOAT_BYTES = 4 };
 
 /* The costs of a call, as they are put down. */
 struct account {
@@ -53,7 +49,7 @@ static void favor_costs(struct account *a)
         call->kernel == KERNEL_SOFTMAX_HYPERBOLIC || call->kernel == KERNEL_SOFTMAX_TRIG;
     const double projections =
         (double)(call->kernel == KERNEL_ELU1 ? call->head_dim : call->features);
-    const double n = up(pairs ? 2 * projections : projections, FEATURES_AT_ONCE);
+    const double n = up(pairs ? 2 * projections : projections, FAVOR_COLUMNS);
     const double width = up(a->e + 1, TILE_UNIT), dim = up(a->d, TILE_UNIT), C = CHUNK_ROWS;
     const double project = 2 * a->rows * n * dim, causal = call->causal, sides = 1 + causal;
     const double chunks = up((double)call->length, C) / C * a->rows / (double)call->length;

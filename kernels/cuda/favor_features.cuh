@@ -10,7 +10,7 @@
 
 #include "kernels/cuda/rows.cuh"
 
-enum { FAVOR_COLUMNS = WARP }; /* so that a warp has a row of them */
+static_assert((int)FAVOR_COLUMNS == (int)WARP, "a warp has a row of them");
 
 /* One call, as its kernels get it. */
 struct favor {

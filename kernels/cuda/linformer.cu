@@ -22,10 +22,6 @@ struct linformer {
     int64_t slice, slices; /* positions of one; how many */
 };
 
-/* Sums over all positions are cut into slices, so that there are blocks enough for a device, however few rows a matrix has; and
- * not into more than a grid bears. */
-enum { SLICE_POSITIONS_LEAST = 512, SLICES_MOST = 64 };
-
 /* 52 KiB, where heads are 64 wide. */
 struct linformer_tiles {
     struct tile matrix, x, sum;

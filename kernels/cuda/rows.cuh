@@ -78,8 +78,7 @@ static __device__ inline void keys_load(const struct chunk &chunk, const uint8_t
 /* Positions of a chunk: as many as the tiles of a kernel leave room for in the shared memory of a block. 0: too few. */
 template <typename Tiles, typename Shape> static int chunk_rows(Shape shape)
 {
-    enum { ROWS_MOST = 64, ROWS_LEAST = 32 };
-    for (shape.rows = ROWS_MOST; shape.rows >= ROWS_LEAST; shape.rows /= 2)
+    for (shape.rows = CHUNK_ROWS_MOST; shape.rows >= CHUNK_ROWS_LEAST; shape.rows /= 2)
         if (shared_bytes_of<Tiles>(shape) <= gpu_current()->shared_bytes) return shape.rows;
     return 0;
 }

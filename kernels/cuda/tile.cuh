@@ -11,8 +11,7 @@
 
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/reduce.cuh"
-
-enum { TILE_UNIT = 16 };
+#include "kernels/cuda/tiling.h"
 
 static __host__ __device__ inline int tile_round_up(int64_t count)
 {
