@@ -30,8 +30,7 @@ struct checkpoint_state {
     uint64_t epoch, epoch_row; /* position in the data: follows from step, kept for people */
     uint64_t draw;             /* number of the features in use */
     uint64_t redraw_every;     /* 0: never */
-    uint64_t
-        rewind; /* number of the newest that these weights have met (worker/rewind.h), 0: none */
+    uint64_t rewind;           /* number of the newest that was met (worker/rewind.h), 0: none */
     struct loss_record losses;
     uint64_t chain;         /* hash over every step's loss and gradient norm so far */
     double best_valid_loss; /* NaN: none yet */

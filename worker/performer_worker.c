@@ -327,9 +327,9 @@ struct rank_end {
     bool stopped;
     uint64_t step;
     const char *text;
-    bool
-        goes_back; /* it has diverged, and the job says that it goes back to the checkpoint of `rewind_step` */
-    uint64_t rewind_step, draw; /* the features in use */
+    bool goes_back;       /* it has diverged, and the job says that it goes back, */
+    uint64_t rewind_step; /* to the checkpoint of this step */
+    uint64_t draw;        /* of the features in use */
 };
 
 static void write_end(const struct rank *rank, const struct rank_end *end)

@@ -84,11 +84,10 @@ struct training {
     struct orders orders;
     struct checkpoint_state state;
     uint64_t resumed_step;
-    const Performer__Rewind
-        *rewound;   /* met by this attempt, which has saved nothing since; NULL: none */
-    double step_ms; /* of the last step */
-    bool stopped;   /* ended by an order or a signal, saved */
-    bool agreed;    /* the failure is known to all ranks: none has to be torn away */
+    const Performer__Rewind *rewound; /* met since the last save began; NULL: none */
+    double step_ms;                   /* of the last step */
+    bool stopped;                     /* ended by an order or a signal, saved */
+    bool agreed; /* the failure is known to all ranks: none has to be torn away */
 };
 
 /*

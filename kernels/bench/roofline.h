@@ -14,9 +14,8 @@
 struct kernel_cost {
     const char *name;
     bool backward;
-    double
-        flops_fp32; /* fp32 in either precision; of doubles, which are half as fast, twice as many */
-    double flops;   /* products that are of the job's precision */
+    double flops_fp32; /* in either precision; in double, which is half as fast, one counts twice */
+    double flops;      /* products that are of the job's precision */
     double bytes;
 };
 

@@ -20,8 +20,8 @@
 /* A run of ranks of a bucket, for one block. */
 struct stretch {
     int32_t start; /* where the bucket begins in its round's order */
-    int32_t count,
-        first; /* ranks of the bucket; the first of the run, `count` or more: there is no run */
+    int32_t count; /* ranks of the bucket */
+    int32_t first; /* rank of the run; `count` or more: there is no run */
 };
 
 struct reformer {
@@ -31,8 +31,7 @@ struct reformer {
     int32_t *bucket; /* (B H, rounds, L): of a position, -1 where it is masked */
     int32_t *counts; /* (B H, rounds, buckets) */
     int32_t *order;  /* (B H, rounds, L): positions, bucket by bucket */
-    int32_t
-        *chunk; /* (B H, rounds, L): of a position; chunks of two buckets are never neighbours */
+    int32_t *chunk;  /* (B H, rounds, L): of a position; those of two buckets are no neighbours */
     struct stretch *stretches; /* (B H, rounds, slots) */
     float *inverse_norm;       /* (B H, L): 1 / ‖q‖, 0 where that is no number */
     float *log_sum;            /* (B H, L): -infinity where a query sees nothing but itself */

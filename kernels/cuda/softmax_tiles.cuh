@@ -24,14 +24,12 @@ struct softmax {
     struct heads_view out;        /* forward */
     struct heads_view dout;       /* backward: as call.q */
     struct heads_view dq, dk, dv; /* backward */
-    int64_t
-        heads; /* of out (forward), dq, dk and dv: each block writes to head blockIdx.y of (B, heads) */
+    int64_t heads;  /* of out, dq, dk and dv: a block writes to head blockIdx.y of (B, heads) */
     int64_t keys;   /* of a head */
     int rows;       /* C */
     int dim, width; /* of tiles: d and e, rounded up */
     float scale;    /* 1 / √d */
-    float
-        *log_sum; /* forward (B heads, L), backward (B H, L): -infinity where a query sees no key */
+    float *log_sum; /* (B heads, L), backward (B H, L): -infinity where a query sees no key */
 };
 
 /* Places first ... end - 1, of which `order`, unless NULL, says which positions they are. */

@@ -60,8 +60,8 @@ static const struct backend *device_open(int rank)
 {
     char number[12];
     snprintf(number, sizeof number, "%d", rank);
-    setenv(rank % 2 == 0 ? "OMPI_COMM_WORLD_LOCAL_RANK" : "SLURM_LOCALID", number,
-           1); /* mpirun, srun */
+    /* mpirun tells it, or srun */
+    setenv(rank % 2 == 0 ? "OMPI_COMM_WORLD_LOCAL_RANK" : "SLURM_LOCALID", number, 1);
     setenv("OMPI_COMM_WORLD_RANK", number, 1);
     return backend_find("cuda");
 }
