@@ -106,7 +106,8 @@ void checkpoint_remove_behind(const char *directory, uint64_t step, uint64_t sav
 
 /*
  * Before a save of `step` that takes `bytes`: where fewer are free, leftovers go, and what `checkpoint_prune` would remove
- * after it, but never the newest before it. ST_NO_SPACE: that is not enough. Quotas are not looked at: the save fails by itself then.
+ * after it, but never the newest before it. ST_NO_SPACE: that is not enough. Quotas are not looked at: the save fails by itself
+ * then.
  */
 enum status checkpoint_make_room(const char *directory, uint64_t step, uint64_t bytes, int64_t keep,
                                  struct spared_steps spared, checkpoint_removed *removed,

@@ -9,8 +9,8 @@
 #include "worker/collective_kind.h"
 
 /*
- * Sums over MPI. A sum goes in pieces, each of which is a sum of its own: the tree is over ranks, so where a sum is cut changes no bit.
- * A piece on its way, among a power of two of ranks (the core; the ranks beyond it are the surplus):
+ * Sums over MPI. A sum goes in pieces, each of which is a sum of its own: the tree is over ranks, so where a sum is cut changes no
+ * bit. A piece on its way, among a power of two of ranks (the core; the ranks beyond it are the surplus):
  *
  *   fold      surplus rank r sends all of it to core rank r - core, which adds it
  *   halve     at distance 1, 2, 4, ...: partners send each other the half that the other keeps, and add
@@ -160,7 +160,7 @@ static void split(const struct mpi *mpi, const struct piece *piece, int level, s
     *theirs = upper ? lower_half(whole) : upper_half(whole);
 }
 
-/* Posts the messages of the stage that `sum` stands at. */
+/* Posts the messages of the stage that the piece stands at. */
 static enum status begin_stage(const struct mpi *mpi, struct piece *piece, struct fault *fault)
 {
     const struct range all = {0, piece->count}, nothing = {0, 0};

@@ -7,10 +7,10 @@
  * attempt that comes here again decide alike.
  *
  * A loss or norm that is no number is never taken. With train.on_divergence = "skip" neither is a spike: a loss that is more
- * than 5 standard deviations, and more than half, above the mean of those taken since the features were drawn, once 20 were. The deviation is that of
- * differences between neighbours, over the root of 2, so that a loss which falls fast does not widen it; both means are
- * exponential with a horizon of 20. The step is counted and its batch used up; weights and moments stay as they are. After 10
- * in a row the run has diverged.
+ * than 5 standard deviations, and more than half, above the mean of those taken since the features were drawn, once 20 were.
+ * The deviation is that of differences between neighbours, over the root of 2, so that a loss which falls fast does not widen
+ * it; both means are exponential with a horizon of 20. The step is counted and its batch used up; weights and moments stay as
+ * they are. After 10 in a row the run has diverged.
  *
  * "back" leaves out alike, since a batch that is at fault would come again; but a run that has diverged goes back to where it was
  * well before the first of those in a row (worker/rewind.h).

@@ -1,5 +1,6 @@
 /*
- * The runtime: streams that work when they are waited for, or asked for more than once; memory that the host may not touch at the wrong time.
+ * The runtime: streams that work when they are waited for, or asked for more than once; memory that the host may not touch at
+ * the wrong time.
  *
  * An allocation lies at the end of its pages, with a page behind it that nobody may touch. The host may never touch memory of
  * cudaMalloc, and that of cudaMallocManaged only while no stream has work left, as if the device could not share
