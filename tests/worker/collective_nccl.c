@@ -169,15 +169,42 @@ static int sum_where_one_dies(int rank)
                        "a sum of gradients failed: NCCL: remote process exited");
 }
 
-Test(collective_nccl, a_rank_that_dies_in_a_sum_ends_the_others)
+/* Rank 1 dies in its second collective. */
+static void others_end(int (*work)(int rank))
 {
     int ends[RANKS];
     fault_ask("kill", 1, 2);
-    run(RANKS, sum_where_one_dies, ends);
+    run(RANKS, work, ends);
     unlink(mark);
     cr_expect(WIFSIGNALED(ends[1]) && WTERMSIG(ends[1]) == SIGKILL);
     cr_expect(WIFEXITED(ends[0]) && WEXITSTATUS(ends[0]) == EXIT_ABANDONED);
     cr_expect(WIFEXITED(ends[2]) && WEXITSTATUS(ends[2]) == EXIT_ABANDONED);
+}
+
+Test(collective_nccl, a_rank_that_dies_in_a_sum_ends_the_others)
+{
+    others_end(sum_where_one_dies);
+}
+
+/* Larger records than before, behind a sum, as in a first step. */
+static int gather_more_where_one_dies(int rank)
+{
+    enum { BYTES = 100 };
+    static char record[BYTES], all[RANKS * BYTES];
+    cudashim_devices(RANKS);
+    float *values = floats_new(device_open(rank), COUNT);
+    struct collective *collective;
+    MUST(join(rank, RANKS, &collective) == ST_OK);
+    MUST(collective_gather(collective, record, 1, all, &fault) == ST_OK);
+    MUST(collective_sum_start(collective, values, COUNT, &fault) == ST_OK);
+    MUST(collective_gather(collective, record, BYTES, all, &fault) == ST_COLLECTIVE);
+    MUST(strstr(fault.text, "a sum of gradients failed: NCCL: remote process exited"));
+    collective_abandon(collective, EXIT_ABANDONED);
+}
+
+Test(collective_nccl, a_rank_that_dies_before_larger_records_ends_the_others)
+{
+    others_end(gather_more_where_one_dies);
 }
 
 static int sum_where_one_differs(int rank)
