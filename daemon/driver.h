@@ -33,8 +33,7 @@ struct driver {
     const struct state_directory *directory;
     struct attempt_launcher *launchers[LAUNCHERS]; /* by enum launcher */
     struct way_in local, remote;                   /* for ranks on this machine, and on others */
-    pthread_mutex_t
-        *reading; /* held while the coordinator changes; NULL: no other thread reads it */
+    pthread_mutex_t *reading; /* held while the coordinator changes; NULL: nobody else reads it */
     struct tended *tended;
     uint64_t tick_ms, awake_ms; /* the last tick; since when they came without a pause */
     bool store_failing;         /* said once, until it works again */

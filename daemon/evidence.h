@@ -27,9 +27,8 @@ struct evidence {
     int exit_code;     /* of the launcher; -1: not known */
     uint64_t step;     /* the last that a rank had finished, as far as is known */
     uint64_t ended_ms; /* since 1970: when the last rank that left word had ended; 0: none did */
-    bool
-        goes_back; /* it has diverged, and the job says that it goes back: to the checkpoint of `rewind_step` */
-    uint64_t rewind_step, draw; /* number of the features in use until then */
+    bool goes_back;    /* it diverged, and the job goes back to an earlier checkpoint: */
+    uint64_t rewind_step, draw; /* its step, and the number of the features in use until then */
     char last_lines[LAST_LINES_BYTES_MAX +
                     1]; /* of that rank's log, else of the launcher's; whole lines */
 };

@@ -51,8 +51,7 @@ struct run_facts {
     bool features;             /* its attention has features that can be redrawn */
     bool validates;            /* it has validation data */
     bool goes_back;            /* where it diverges, to draw other features */
-    uint64_t
-        grace_ms; /* between the notice of an attempt's end and that end; 0: as long as a rank that stood still has */
+    uint64_t grace_ms;         /* to save and stop in; 0: as long as a rank that stood still has */
     enum launcher launcher;
 };
 

@@ -16,9 +16,8 @@
 enum {
     STALL_TIMES = 5,             /* the longest that it took before */
     STALL_SILENT_MS = 10 * 1000, /* half of stall_seconds at most; heartbeats come every second */
-    STALL_GRACE_MS = 10 * 1000,  /* from SIGTERM to SIGKILL, or */
-    STALL_GRACE_SAVES =
-        3, /* times what the last save took: one may be under way, and the last one follows */
+    STALL_GRACE_MS = 10 * 1000,  /* from SIGTERM to SIGKILL, or so often what the last save took: */
+    STALL_GRACE_SAVES = 3,       /* one may be under way, and the last one follows */
 };
 
 struct stall {
