@@ -5,6 +5,7 @@
 #include "cli/report.h"
 #include "cli/verbs.h"
 #include "cli/waiting.h"
+#include "proto/lifecycle.h"
 
 enum { POLL_MS = 200 };
 
@@ -47,11 +48,14 @@ static enum exit_code tell(const struct invocation *invocation, const Performer_
     return EXIT_CODE_OK;
 }
 
-/* The attempt that was to be stopped is over, and another has begun, or none ever will. */
+/* The attempt that was to be stopped is over: another has begun, or none will before somebody wants it, who has asked for a
+ * pause or a requeue meanwhile. */
 static bool is_over(const Performer__RunDetail *detail, uint32_t attempt)
 {
     enum run_state state;
-    return detail->summary->attempt > attempt || summary_is_final(detail->summary, &state);
+    if (detail->summary->attempt > attempt) return true;
+    return run_state_from_name(detail->summary->state, &state) &&
+           (run_state_is_final(state) || state == RUN_PAUSED || state == RUN_QUEUED);
 }
 
 static enum exit_code tell_end(const struct invocation *invocation,
