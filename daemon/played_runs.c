@@ -31,8 +31,7 @@ struct past {
     struct state_directory directory;
     struct store *store;
     struct coordinator coordinator;
-    uint64_t
-        past_ms; /* since BEGIN_MS; for the coordinator no time passes, so that it misses no rank */
+    uint64_t past_ms; /* since BEGIN_MS; the coordinator's clock stands: it misses no rank */
 };
 
 /* ---- rows ---- */

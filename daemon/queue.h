@@ -5,7 +5,8 @@
  * Which of the QUEUED runs begins next, and what the others wait for. Higher `[queue] priority` comes first, then the
  * earlier submit. The first of them may not fit yet: it keeps all behind it waiting, so that smaller ones cannot starve
  * it. Who stands aside keeps nobody waiting: a run that comes after others which have not succeeded yet, one that was
- * resumed before its back-off is over, and one that can never fit, since ranks_max was lowered. Nothing that runs is stopped for a run of higher priority.
+ * resumed before its back-off is over, and one that can never fit, since ranks_max was lowered. Nothing that runs is
+ * stopped for a run of higher priority.
  */
 
 #include "daemon/coordinator.h"
