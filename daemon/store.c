@@ -88,18 +88,18 @@
     Q(JUDGE_CHECKPOINT, "UPDATE checkpoints SET verdict = ?3 WHERE run = ?1 AND path = ?2")        \
     Q(INSERT_EVENT, "INSERT INTO events (run, time_ms, attempt, step, kind, text)"                 \
                     " VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                            \
-    Q(RUNS,                                                                                        \
-      "SELECT number, key, name, ranks, steps, restart_max, redraw_every,"                         \
-      " checkpoint_every, features, state, reason, stop, step, submitted_ms, started_ms,"          \
-      " ended_ms, redraw_threshold, validates, priority, fruitless, stillborn,"                    \
-      " stillborn_step, requeue_key, requeued_attempt,"                                            \
-      " max((SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number),"             \
-      " (SELECT coalesce(max(step), 0) FROM rewinds WHERE run = runs.number)),"                    \
-      " stall_ms, launcher, (SELECT seconds FROM checkpoints WHERE run = runs.number"              \
-      " ORDER BY saved_ms DESC LIMIT 1), user, forked_from, forked_step, goes_back, grace_ms,"     \
-      " drill_attempt, drill_step, drill_save_ms, drill_exit_ms,"                                  \
-      " (SELECT coalesce(max(saved_ms), 0) FROM checkpoints WHERE run = runs.number) FROM runs"    \
-      " ORDER BY number")                                                                          \
+    Q(RUNS, "SELECT number, key, name, ranks, steps, restart_max, redraw_every,"                   \
+            " checkpoint_every, features, state, reason, stop, step, submitted_ms, started_ms,"    \
+            " ended_ms, redraw_threshold, validates, priority, fruitless, stillborn,"              \
+            " stillborn_step, requeue_key, requeued_attempt,"                                      \
+            " max((SELECT coalesce(max(step), 0) FROM checkpoints WHERE run = runs.number),"       \
+            " (SELECT coalesce(max(step), 0) FROM rewinds WHERE run = runs.number)),"              \
+            " stall_ms, launcher, (SELECT seconds FROM checkpoints WHERE run = runs.number"        \
+            " AND seconds IS NOT NULL ORDER BY saved_ms DESC LIMIT 1), user, forked_from,"         \
+            " forked_step, goes_back, grace_ms, drill_attempt, drill_step, drill_save_ms,"         \
+            " drill_exit_ms, (SELECT coalesce(max(saved_ms), 0) FROM checkpoints"                  \
+            " WHERE run = runs.number AND seconds IS NOT NULL) FROM runs"                          \
+            " ORDER BY number")                                                                    \
     Q(AWAITED, "SELECT after FROM awaited WHERE run = ?1 ORDER BY after")                          \
     Q(NEWEST_ATTEMPT, "SELECT number, nonce, planned_ms, pid, pid_start_time, started,"            \
                       " resumed_step, ended, cause, counted, progressed, stalled_rank,"            \
