@@ -517,7 +517,6 @@ Test(requeue, of_what_could_never_begin_is_refused)
     stage_fini(&stage);
 }
 
-/* It stands aside: who comes behind it in the line begins first. */
 /* It costs nothing, keeps its ranks, and goes on at once. */
 Test(drill, rehearses_a_stop_and_goes_on)
 {
@@ -605,6 +604,7 @@ Test(grace, that_is_too_short_is_told_once)
     stage_fini(&stage);
 }
 
+/* It stands aside: who comes behind it in the line begins first. */
 Test(pause, one_that_backs_off_holds_nobody_up)
 {
     struct stage stage;
