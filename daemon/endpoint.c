@@ -464,7 +464,7 @@ static bool exchange_admit(struct exchange *exchange, struct caller *caller)
     return !refused;
 }
 
-/* All that wait, but at most CONTEXTS. Returns how many did. */
+/* All that wait, of which there are CONTEXTS at most. Returns how many did. */
 static size_t changes_take(struct endpoint *endpoint, struct exchange *taken[CONTEXTS])
 {
     size_t count = 0;
@@ -474,6 +474,7 @@ static size_t changes_take(struct endpoint *endpoint, struct exchange *taken[CON
     return count;
 }
 
+/* What comes meanwhile wakes the loop again, once its timers have had their turn. */
 static void wake(uv_async_t *async)
 {
     struct endpoint *endpoint = async->data;
@@ -481,18 +482,16 @@ static void wake(uv_async_t *async)
     struct exchange *taken[CONTEXTS];
     struct caller callers[CONTEXTS];
     struct asked asked[CONTEXTS];
-    for (size_t count; (count = changes_take(endpoint, taken)) > 0;) {
-        size_t admitted = 0;
-        for (size_t i = 0; i < count; i++) {
-            if (!exchange_admit(taken[i], &callers[admitted])) continue;
-            asked[admitted] = (struct asked){&callers[admitted], taken[i]->content, NULL};
-            taken[admitted++] = taken[i];
-        }
-        for (size_t sent = 0; sent < admitted;) {
-            const size_t end =
-                sent + service->answer(service->context, asked + sent, admitted - sent);
-            for (; sent < end; sent++) exchange_send(taken[sent], asked[sent].response);
-        }
+    const size_t count = changes_take(endpoint, taken);
+    size_t admitted = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!exchange_admit(taken[i], &callers[admitted])) continue;
+        asked[admitted] = (struct asked){&callers[admitted], taken[i]->content, NULL};
+        taken[admitted++] = taken[i];
+    }
+    for (size_t sent = 0; sent < admitted;) {
+        const size_t end = sent + service->answer(service->context, asked + sent, admitted - sent);
+        for (; sent < end; sent++) exchange_send(taken[sent], asked[sent].response);
     }
 }
 
