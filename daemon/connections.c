@@ -105,11 +105,13 @@ static const struct connection *who_makes_room(const struct connections *connect
     const struct connection *one = NULL;
     const size_t count = connections->strangers.count + connections->proven.count;
     const bool has_share = count_of_peer(connections, peer) >= limits->of_peer;
-    const bool full = count >= limits->total || connections->strangers.count >= limits->strangers;
+    const bool crowded = connections->strangers.count >= limits->strangers;
+    const bool full = count >= limits->total || crowded;
     if (has_share)
         one = quietest_of_peer(connections, peer);
     else if (full)
         one = connections->strangers.oldest;
+    if (one && one->proven && crowded) one = NULL; /* who comes is one stranger more */
     *room = one || (!has_share && !full);
     return one;
 }

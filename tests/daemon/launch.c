@@ -191,10 +191,10 @@ Test(launch, without_a_fence_nothing_runs)
 Test(launch, an_attempt_is_launched_once)
 {
     cr_assert_eq(end_of(launch("echo first")), 0);
-    char before[1000];
-    snprintf(before, sizeof before, "%s", scratch_read(&run, "attempt-1/exit.json"));
+    char *before = strdup(scratch_read(&run, "attempt-1/exit.json"));
     cr_assert_eq(end_of(launch("echo second; exit 5")), 126);
     cr_assert_str_eq(scratch_read(&run, "attempt-1/exit.json"), before);
+    free(before);
     cr_assert_null(strstr(scratch_read(&run, "attempt-1/launcher.log"), "second\n"));
 }
 
