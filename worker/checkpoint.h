@@ -23,6 +23,12 @@ struct applied_order {
     uint64_t step; /* took effect after it */
 };
 
+/* What training data are known by: the same for all runs of a job, and for any number of ranks. */
+struct data_mark {
+    uint64_t rows; /* 0: not known, an older worker's checkpoint */
+    uint64_t hash; /* dataset_hash */
+};
+
 /* state.json: all of a run that is not a tensor. */
 struct checkpoint_state {
     uint64_t step; /* updates done */
@@ -30,6 +36,7 @@ struct checkpoint_state {
     uint64_t epoch, epoch_row; /* position in the data: follows from step, kept for people */
     uint64_t draw;             /* number of the features in use */
     uint64_t redraw_every;     /* 0: never */
+    struct data_mark data;     /* what it was trained on */
     uint64_t rewind;           /* number of the newest that was met (worker/rewind.h), 0: none */
     struct loss_record losses;
     uint64_t chain;         /* hash over every step's loss and gradient norm so far */

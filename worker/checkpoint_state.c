@@ -9,7 +9,7 @@
 
 #include <jansson.h>
 
-enum { CHAIN_DIGITS = 16, REAL_DIGITS = 17 };
+enum { HASH_DIGITS = 16, REAL_DIGITS = 17 };
 
 static json_t *applied_print(const struct checkpoint_state *state)
 {
@@ -36,6 +36,18 @@ static json_t *losses_print(const struct loss_record *losses)
                      (json_int_t)losses->skipped_in_row);
 }
 
+static json_t *hash_print(uint64_t hash)
+{
+    char text[HASH_DIGITS + 1];
+    snprintf(text, sizeof text, "%016" PRIx64, hash);
+    return json_string(text);
+}
+
+static json_t *data_print(const struct data_mark *data)
+{
+    return json_pack("{s:I, s:o}", "rows", (json_int_t)data->rows, "hash", hash_print(data->hash));
+}
+
 /* NULL: out of memory. The size is asked for first: jansson 2.14 may leave out a piece where json_dumps cannot grow its text. */
 static char *json_print(const json_t *root)
 {
@@ -54,17 +66,16 @@ static char *json_print(const json_t *root)
 enum status checkpoint_state_print(const struct checkpoint_state *state, char **text)
 {
     assert(state->applied_count <= APPLIED_ORDERS_MAX);
-    char chain[CHAIN_DIGITS + 1];
-    snprintf(chain, sizeof chain, "%016" PRIx64, state->chain);
     /* JSON has no NaN */
     json_t *loss =
         isfinite(state->best_valid_loss) ? json_real(state->best_valid_loss) : json_null();
     json_t *root = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s, s:o, s:I, s:o}", "step",
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:I, s:o, s:o, s:o, s:I, s:o}", "step",
         (json_int_t)state->step, "seed", (json_int_t)state->seed, "epoch", (json_int_t)state->epoch,
         "epoch_row", (json_int_t)state->epoch_row, "draw", (json_int_t)state->draw, "redraw_every",
-        (json_int_t)state->redraw_every, "rewind", (json_int_t)state->rewind, "losses",
-        losses_print(&state->losses), "chain", chain, "best_valid_loss", loss, "best_step",
+        (json_int_t)state->redraw_every, "data", data_print(&state->data), "rewind",
+        (json_int_t)state->rewind, "losses", losses_print(&state->losses), "chain",
+        hash_print(state->chain), "best_valid_loss", loss, "best_step",
         (json_int_t)state->best_step, "applied", applied_print(state));
     if (!root) return ST_NO_MEMORY;
     char *printed = json_print(root);
@@ -93,12 +104,12 @@ static bool seed_take(const json_t *object, uint64_t *seed)
     return true;
 }
 
-static bool chain_take(const json_t *object, uint64_t *chain)
+static bool hash_take(const json_t *object, const char *key, uint64_t *hash)
 {
-    const char *text = json_string_value(json_object_get(object, "chain"));
-    if (!text || strlen(text) != CHAIN_DIGITS) return false;
-    if (strspn(text, "0123456789abcdef") != CHAIN_DIGITS) return false;
-    *chain = strtoull(text, NULL, 16);
+    const char *text = json_string_value(json_object_get(object, key));
+    if (!text || strlen(text) != HASH_DIGITS) return false;
+    if (strspn(text, "0123456789abcdef") != HASH_DIGITS) return false;
+    *hash = strtoull(text, NULL, 16);
     return true;
 }
 
@@ -116,6 +127,15 @@ static bool real_take(const json_t *object, const char *key, double *value)
     if (!json_is_number(item)) return false;
     *value = json_number_value(item);
     return true;
+}
+
+/* A checkpoint of an older worker has none. */
+static bool data_take(const json_t *root, struct data_mark *data)
+{
+    const json_t *object = json_object_get(root, "data");
+    if (!object) return true;
+    return count_take(object, "rows", UINT64_MAX, &data->rows) &&
+           hash_take(object, "hash", &data->hash);
 }
 
 /* A checkpoint of an older worker has none, and its run has never gone back. */
@@ -171,9 +191,10 @@ static const char *state_take(const json_t *root, struct checkpoint_state *state
     if (!count_take(root, "epoch_row", UINT64_MAX, &state->epoch_row)) return "epoch_row";
     if (!count_take(root, "draw", UINT32_MAX, &state->draw)) return "draw";
     if (!count_take(root, "redraw_every", UINT64_MAX, &state->redraw_every)) return "redraw_every";
+    if (!data_take(root, &state->data)) return "data";
     if (!rewind_take(root, &state->rewind)) return "rewind";
     if (!losses_take(root, &state->losses) || state->losses.skipped > state->step) return "losses";
-    if (!chain_take(root, &state->chain)) return "chain";
+    if (!hash_take(root, "chain", &state->chain)) return "chain";
     if (!loss_take(root, &state->best_valid_loss)) return "best_valid_loss";
     if (!count_take(root, "best_step", state->step, &state->best_step)) return "best_step";
     if (!applied_take(root, state)) return "applied";

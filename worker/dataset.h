@@ -47,7 +47,7 @@ double dataset_entropy(const struct dataset *dataset);
 /* The next shorter length than `length` that rows of [data] packing "pad" can have together, 0: none. */
 int64_t dataset_shorter(int64_t length);
 
-/* Of the tokens of all rows, in order: equal where the data are. */
+/* Of the tokens of all rows, in order: equal where the data are. Checkpoints hold it. */
 uint64_t dataset_hash(const struct dataset *dataset);
 
 /* `sequences` rows of `length` tokens: the memory is the caller's and has room for rows of data.length, `length` is set

@@ -143,9 +143,10 @@ static uint32_t rank_from_environment(void)
 }
 
 /*
- * No signal is handled: in oneDNN 2.6.3 the AVX-512 product of a transposed matrix keeps values below the stack's red zone.
- * A handler's frame goes there, and the product then writes over the heap. SIGTERM is blocked for all threads that come, and
- * whether it is pending is asked at the edge of a step; so is SIGUSR2, by which Slurm tells that the time limit is near.
+ * No signal is handled that a rank outlives: in oneDNN 2.6.3 the AVX-512 product of a transposed matrix keeps values below the
+ * stack's red zone. A handler's frame goes there, and the product then writes over the heap. SIGTERM is blocked for all
+ * threads that come, and whether it is pending is asked at the edge of a step; so is SIGUSR2, by which Slurm tells that the
+ * time limit is near.
  */
 static void settle_signals(void)
 {
@@ -157,6 +158,25 @@ static void settle_signals(void)
     const struct sigaction ignored = {.sa_handler = SIG_IGN};
     sigaction(SIGPIPE, &ignored, NULL);
     sigaction(SIGXFSZ, &ignored, NULL); /* a file grown too large is an error like a full disk */
+}
+
+/* Nothing that ran goes on behind this handler. Its line is the log's last: no backtrace of MPI's follows. */
+static void tell_bus_error(int number)
+{
+    static const char words[] =
+        "bus-error: a mapped file was cut short or cannot be read: see whether the files of [data] "
+        "are whole, their disk is sound, and /dev/shm is not full\n";
+    ssize_t written = write(STDERR_FILENO, words, sizeof words - 1);
+    (void)written;
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+/* After MPI has set its own. */
+static void settle_bus_errors(void)
+{
+    const struct sigaction told = {.sa_handler = tell_bus_error};
+    sigaction(SIGBUS, &told, NULL);
 }
 
 static bool stop_asked(void)
@@ -306,6 +326,7 @@ static enum status train(struct rank *rank, int *argc, char ***argv, struct faul
     if (status == ST_OK) status = pick_backend(rank, fault);
     if (status == ST_OK) status = join_ranks(rank, argc, argv, fault);
     if (status != ST_OK) return status;
+    settle_bus_errors();
 
     const struct training_setup setup = {
         .spec = &rank->spec,

@@ -79,7 +79,7 @@ static enum status rows_check(const char *path, const struct token_rows *rows, s
         return fault_set(
             fault, ST_BAD_DATA,
             "%s has %zu bytes, which is not a multiple of a row's %zu (data.length + 1 "
-            "= %lld tokens of 2 bytes); set data.length to that of the file",
+            "= %lld tokens of 2 bytes); set data.length to that of the file, or bring the whole file",
             path, bytes, row_bytes, (long long)rows->row_tokens);
     for (int64_t i = 0; i < rows->rows * rows->row_tokens; i++)
         if (rows->tokens[i] >= vocab)

@@ -315,6 +315,12 @@ static enum status begin_anew(struct training *t, struct fault *fault)
     return spec->model.init[0] != '\0' ? load_initial_file(t, fault) : ST_OK;
 }
 
+/* What it was restored from is another run's. */
+static bool begins_fork(const struct training *t)
+{
+    return t->setup.plan && t->setup.plan->first_step == t->state.step;
+}
+
 /* What was best so far is another run's, and so are its rewinds: a fork may be evaluated on other data, and counts its own. */
 static void forget_source(struct training *t)
 {
@@ -349,7 +355,7 @@ static enum status restore(struct training *t, const struct checkpoint *checkpoi
     if (status != ST_OK) return status;
     t->state = checkpoint->state;
     t->state.redraw_every = planned_redraws(t->setup.spec);
-    if (t->setup.plan && t->setup.plan->first_step == t->state.step) forget_source(t);
+    if (begins_fork(t)) forget_source(t);
     return ST_OK;
 }
 
@@ -475,6 +481,34 @@ static enum status check_alike(struct training *t, struct fault *fault)
     return status;
 }
 
+/*
+ * Whether the training data are still those of the checkpoint: all ranks have the same of both here, so they agree. A fork may begin
+ * with data of its own, and is held to them from its first checkpoint on.
+ */
+static enum status check_data(struct training *t, struct fault *fault)
+{
+    const struct data_mark before = t->state.data;
+    const struct data_mark now = {(uint64_t)dataset_rows(t->train), dataset_hash(t->train)};
+
+    t->state.data = now;
+    if (before.rows == 0 || (before.rows == now.rows && before.hash == now.hash)) return ST_OK;
+    char change[192];
+    snprintf(change, sizeof change,
+             "%" PRIu64 " rows (%016" PRIx64 "), where the checkpoint of step %" PRIu64
+             " has seen %" PRIu64 " (%016" PRIx64 ")",
+             now.rows, now.hash, t->state.step, before.rows, before.hash);
+    const char *path = t->setup.spec->data.train;
+    if (begins_fork(t)) {
+        if (is_first_rank(t)) log_warn("data-changed", "of %s: %s", path, change);
+        return ST_OK;
+    }
+    t->agreed = true;
+    return fault_set(fault, ST_BAD_DATA,
+                     "training data have changed: %s; bring back %s and [data] as they were, or "
+                     "fork the run",
+                     change, path);
+}
+
 static void tell_started(struct training *t)
 {
     const char *library = collective_library(t->setup.collective);
@@ -528,6 +562,7 @@ enum status training_open(const struct training_setup *setup, struct training **
     if (status == ST_OK) status = take_replay(t, fault);
     if (status == ST_OK) status = resume_or_begin(t, fault);
     if (status == ST_OK) status = check_alike(t, fault);
+    if (status == ST_OK) status = check_data(t, fault);
     if (status != ST_OK) return status;
     tell_started(t);
     tell_applied_before(t);

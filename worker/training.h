@@ -92,7 +92,8 @@ struct training {
 
 /*
  * Reads the data, builds the model, and puts it where the newest good checkpoint left it, or at the beginning.
- * Blocks, and all ranks must call it. The training is the caller's, also to be closed where it failed.
+ * Blocks, and all ranks must call it. ST_BAD_DATA: as dataset_open says, or the training data are not what the
+ * checkpoint was trained on. The training is the caller's, also to be closed where it failed.
  */
 enum status training_open(const struct training_setup *setup, struct training **training,
                           struct fault *fault);

@@ -56,6 +56,7 @@ static struct checkpoint_state state_of(uint64_t step)
 {
     struct checkpoint_state state = {
         .step = step, .seed = 7, .epoch = 1, .epoch_row = 3, .draw = 2, .redraw_every = 100};
+    state.data = (struct data_mark){9, UINT64_C(0xa123456789abcdef)};
     state.chain = UINT64_C(0xfedcba9876543210) + step;
     state.best_valid_loss = NAN;
     for (int i = 0; i < VALUES; i++) weights[i] = (float)step + (float)i / 7;
@@ -182,6 +183,8 @@ Test(checkpoint, comes_back_as_it_was)
     cr_assert_eq(read->epoch_row, 3);
     cr_assert_eq(read->draw, 2);
     cr_assert_eq(read->redraw_every, 100);
+    cr_assert_eq(read->data.rows, 9);
+    cr_assert_eq(read->data.hash, UINT64_C(0xa123456789abcdef));
     cr_assert_eq(read->chain, UINT64_C(0xfedcba9876543210) + 500);
     cr_assert_eq(read->best_valid_loss, 2.0 / 3.0);
     cr_assert_eq(read->best_step, 400);
@@ -561,24 +564,37 @@ Test(checkpoint, pruning_counts_none_behind_the_saved_one)
     cr_assert_eq(newest(), 35);
 }
 
-/* state.json with `old` replaced by `new` must be refused, naming `key`. */
-static void expect_refused(const char *old, const char *new, const char *key)
+/* Reads state.json with `old` replaced by `new`. */
+static enum status parse_changed(const char *old, const char *new, struct checkpoint_state *read)
 {
-    struct checkpoint_state state = state_of(500), read;
+    struct checkpoint_state state = state_of(500);
     state.applied_count = 2;
     state.applied[0] = (struct applied_order){1, PERFORMER__ORDER__KIND__REDRAW, 100};
     state.applied[1] = (struct applied_order){2, PERFORMER__ORDER__KIND__REDRAW, 200};
     char *text, changed[2048];
     cr_assert_eq(checkpoint_state_print(&state, &text), ST_OK);
-    cr_assert_eq(checkpoint_state_parse(text, strlen(text), &read, &fault), ST_OK);
+    cr_assert_eq(checkpoint_state_parse(text, strlen(text), read, &fault), ST_OK);
     char *place = strstr(text, old);
     cr_assert(place, "no %s in %s", old, text);
     snprintf(changed, sizeof changed, "%.*s%s%s", (int)(place - text), text, new,
              place + strlen(old));
-    cr_assert_eq(checkpoint_state_parse(changed, strlen(changed), &read, &fault), ST_CORRUPT, "%s",
-                 changed);
-    cr_assert(strstr(fault.text, key), "%s", fault.text);
     free(text);
+    return checkpoint_state_parse(changed, strlen(changed), read, &fault);
+}
+
+/* The fault names `key`. */
+static void expect_refused(const char *old, const char *new, const char *key)
+{
+    struct checkpoint_state read;
+    cr_assert_eq(parse_changed(old, new, &read), ST_CORRUPT, "%s is taken", new);
+    cr_assert(strstr(fault.text, key), "%s", fault.text);
+}
+
+Test(checkpoint, state_of_an_older_worker_does_not_say_which_data)
+{
+    struct checkpoint_state read;
+    cr_assert_eq(parse_changed("\"data\"", "\"unknown\"", &read), ST_OK, "%s", fault.text);
+    cr_assert_eq(read.data.rows, 0);
 }
 
 Test(checkpoint, state_out_of_range)
@@ -591,6 +607,9 @@ Test(checkpoint, state_out_of_range)
     expect_refused("\"step\": 200", "\"step\": 99", "\"applied\"");
     expect_refused("\"seed\": 7", "\"seed\": \"7\"", "\"seed\"");
     expect_refused("\"draw\": 2", "\"draw\": 4294967296", "\"draw\"");
+    expect_refused("\"rows\": 9", "\"rows\": -1", "\"data\"");
+    expect_refused("\"hash\": \"a", "\"hash\": \"A", "\"data\"");
+    expect_refused("\"hash\"", "\"sum\"", "\"data\"");
     expect_refused("\"chain\": \"f", "\"chain\": \"g", "\"chain\"");
     expect_refused("\"chain\": \"f", "\"chain\": \"", "\"chain\"");
     expect_refused("\"best_valid_loss\": null", "\"best_valid_loss\": true", "\"best_valid_loss\"");

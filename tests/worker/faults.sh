@@ -113,6 +113,39 @@ cp -r "$work/donor" "$work/longer"
 ends 0 alone longer --set train.steps=41 --set redraw.every=9
 grep -q '"redraw_every": 9' "$work/longer/checkpoints/step-0000000041/state.json" || fail "state.json has the old schedule"
 
+# ---- training data that change: what is left of a file that was cut is not trained on, and the file brought back is
+head -c $((65 * 2000)) "$work/text.txt" | iconv -f ASCII -t UTF-16LE >"$work/whole.bin" # tokens that are letters
+tokens=(--set 'data.format="tokens"' --set data.vocab=128 --set "data.train=\"$work/rows.bin\"")
+changed() { # ROWS: that there are now; both ranks say so
+    ends 104 "${mpirun[@]}" -np 2 "$worker" --job "$work/job.toml" --output "$work/cut" "${tokens[@]}"
+    says "training data have changed: $1 rows"
+    says "the checkpoint of step 20 has seen 2000"
+    says "bring back $work/rows.bin and [data] as they were, or fork the run"
+    [ ! -e "$work/cut/checkpoints/step-0000000030" ] || fail "trained on all the same"
+}
+cp "$work/whole.bin" "$work/rows.bin"
+ends 0 alone uncut "${tokens[@]}"
+ends 0 alone cut "${tokens[@]}" --set train.steps=20
+tr 1 2 <"$work/whole.bin" >"$work/rows.bin"
+changed 2000
+truncate -s $((130 * 500)) "$work/rows.bin"
+changed 500
+ends 0 alone heir "${tokens[@]}" --set "model.init=\"$work/cut/checkpoints/step-0000000020/model.safetensors\""
+cp "$work/whole.bin" "$work/rows.bin"
+ends 0 alone cut "${tokens[@]}"
+says "resumes at step 20"
+[ "$(weights cut)" = "$(weights uncut)" ] || fail "other weights once the file is back"
+
+# ---- a file that is cut while it is read ends its run by SIGBUS, and in words
+alone torn "${tokens[@]}" --set train.steps=100000 </dev/null >"$work/log" 2>&1 &
+launcher=$!
+until grep -q '"step":3' "$work/torn/metrics.jsonl" 2>/dev/null; do sleep 0.05; done
+truncate -s $((130 * 500)) "$work/rows.bin"
+code=0
+wait "$launcher" || code=$?
+[ "$code" -eq $((128 + $(kill -l BUS))) ] || fail "exit $code, not that of SIGBUS"
+says "bus-error: a mapped file was cut short"
+
 # ---- ranks that do not see the same files are no replicas, and all say so
 sed 's/squared/cubed/' "$work/text.txt" >"$work/other.txt"
 ends 0 alone other --set optimizer.lr=1e-4

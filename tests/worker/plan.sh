@@ -60,6 +60,19 @@ for rank in 0 1; do
     end_of forked/attempt-2 $rank .text | grep -q "does not begin anew" || fail "rank $rank does not say why"
 done
 
+# ---- a fork may begin with data of its own, is told so, and is held to them from its first checkpoint on
+run data
+mkdir "$work/data/checkpoints"
+cp -r "$work/reference/checkpoints/step-0000000020" "$work/data/checkpoints/"
+head -c 50000 "$work/text.txt" >"$work/data/text.txt"
+sed -i "s|$work/text.txt|$work/data/text.txt|" "$work/data/resolved.toml"
+FIRST_STEP=20 "$write_plan" "$work/data" 1 nonce-1 2
+ends 0 attempt data 1 2
+grep -q "data-changed.*data/text.txt: 781 rows.*the checkpoint of step 20 has seen" "$work/data/attempt-1/rank-0.log" ||
+    fail "not told that the data are others"
+ends 104 alone data
+says "the checkpoint of step 40 has seen 781"
+
 # ---- what the checkpoint holds of orders and the plan does not know is told again: order 102 after step 23
 "$write_plan" "$work/ordered" 2 nonce-2 2 12
 ends 0 attempt ordered 2 2
