@@ -96,7 +96,7 @@ int collective_ranks(const struct collective *collective)
 
 const char *collective_library(const struct collective *collective)
 {
-    return collective->library;
+    return collective->version;
 }
 
 bool collective_on_host(const struct collective *collective)

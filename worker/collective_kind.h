@@ -22,7 +22,7 @@ struct collective_kind {
 struct collective {
     const struct collective_kind *kind;
     int rank, ranks;
-    char library[64];
+    char version[64]; /* of its library, with the name */
 };
 
 #endif

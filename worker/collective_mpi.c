@@ -377,7 +377,7 @@ enum status collective_mpi(int *argc, char ***argv, struct collective **collecti
         joined->core *= 2;
         joined->levels++;
     }
-    name_library(joined->base.library, sizeof joined->base.library);
+    name_library(joined->base.version, sizeof joined->base.version);
     *collective = &joined->base;
     return ST_OK;
 }

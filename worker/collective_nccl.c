@@ -300,7 +300,7 @@ static void name_library(struct nccl *nccl)
 {
     int version = 0;
     ncclGetVersion(&version); /* 22809: 2.28.9 */
-    snprintf(nccl->base.library, sizeof nccl->base.library, "NCCL %d.%d.%d", version / 10000,
+    snprintf(nccl->base.version, sizeof nccl->base.version, "NCCL %d.%d.%d", version / 10000,
              version / 100 % 100, version % 100);
 }
 

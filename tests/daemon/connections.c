@@ -95,6 +95,20 @@ Test(connections, a_peer_that_has_its_share_gives_up_its_quietest)
     cr_assert(connections_proven(connections, 9), "another's made room");
 }
 
+/* Of three proven and a stranger none makes room for a stranger more, where there are as many as may be. */
+Test(connections, a_peer_that_has_its_share_adds_no_stranger_to_a_crowd)
+{
+    for (uint32_t id = 1; id <= 4; id++) {
+        cr_assert_eq(add(id, "a", 0), 0);
+        if (id < 4) connections_prove(connections, id);
+    }
+    cr_assert_eq(add(5, "b", 0), 0);
+    cr_assert_eq(add(6, "c", 0), 0);
+    cr_assert_eq(add(7, "a", 0), -1);
+    connections_remove(connections, 6);
+    cr_assert_eq(add(7, "a", 0), 1);
+}
+
 Test(connections, requests_at_once)
 {
     add(1, "a", 0);
